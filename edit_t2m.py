@@ -21,7 +21,7 @@ def main() -> None:
     from storage.generation import load_text_to_motion
     from utils.runtime import seed_everything, select_device
     from visualization.html import marks_of, write_page
-    from visualization.outputs import Formats, write_contact_sheets, write_motion
+    from visualization.outputs import Formats, Made, write_contact_sheets, write_motion
 
     seed_everything(opt.seed)
     device = select_device(opt.gpu_id)
@@ -53,8 +53,8 @@ def main() -> None:
                 for line in made.report():
                     print(f"{shortened(text)!r}: {line}")
                 joints, marks = made.joints, marks_of(made.constraints, made.joints)
-                shown.append(write_motion(folder, 0, repeat, joints, text, spec, formats, marks=marks,
-                                          pinned=made.pinned))
+                motion = Made(0, repeat, text, joints, marks=marks, pinned=made.pinned)
+                shown.append(write_motion(folder, motion, spec, formats))
                 print(f"{shortened(text)!r}: {len(joints) / spec.fps:.1f} s of motion -> "
                       f"{folder / shown[-1].locked_files[-1]}")
             for sheet in write_contact_sheets(folder, shown, formats):

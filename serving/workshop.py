@@ -34,7 +34,7 @@ from utils import InputError
 from utils.files import save_npy, write_text
 from utils.runtime import report_step
 from visualization.html import PageMotion, write_page
-from visualization.outputs import Formats, write_motion
+from visualization.outputs import Formats, Made, write_motion
 
 PAGE, SOURCE, TAKE = "index.html", "source.npy", "take.json"
 ZIPPED = 8                       # maximum number of motions in an archive
@@ -263,8 +263,8 @@ class Workshop:
             record = source.record or {"upload": source.name, "room": room.name}
             ask, beside = replace(ask, source=record), (self._shown(f"before: {source.name}", source.features),)
         wanted = Formats(video="mp4" in formats, bvh="bvh" in formats, glb="glb" in formats)
-        shown = write_motion(room, 0, 0, made.joints, ask.title, self.spec, wanted, made.parts, made.marks,
-                             pinned=made.pinned, name=ask.stem)
+        motion = Made(0, 0, ask.title, made.joints, made.parts, made.marks, pinned=made.pinned)
+        shown = write_motion(room, motion, self.spec, wanted, ask.stem)
         write_page(room / PAGE, [replace(shown, remade=made.remade), *beside], self.spec.skeleton, self.spec.fps,
                    ask.title)
         take = Take(room.name, ask, len(made.joints), self.spec.fps,

@@ -14,7 +14,7 @@ from motion.bvh_fit import T2M_RIG
 from tests.figures import walking
 from tests.sample_motion import angles
 from tests.toy import ROOT
-from visualization.outputs import Formats, write_motion
+from visualization.outputs import Formats, Made, write_motion
 
 BLENDER = shutil.which("blender")
 FRAMES, FPS = 40, 20
@@ -59,7 +59,8 @@ class Seen:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the files of a motion, characters, retargeted characters, and what Blender reads from them."""
     folder = tmp_path_factory.mktemp("blender")
-    motion = write_motion(folder, 0, 0, JOINTS, "a person walks", dataset_spec("t2m"), Formats(video=False, glb=True))
+    motion = write_motion(folder, Made(0, 0, "a person walks", JOINTS), dataset_spec("t2m"),
+                          Formats(video=False, glb=True))
     for path in map(Path, motion.plain_files):
         (folder / path).rename(folder / f"walk{path.suffix}")
     built = in_blender("tests/in_blender.py", "build", folder)

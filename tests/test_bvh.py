@@ -21,7 +21,7 @@ from tests.acclaim import amc_text, asf_text, motion, world
 from tests.figures import walking
 from tests.sample_motion import sample_motion
 from tests.toy import ACCLAIM_SAMPLES, ROOT, needs
-from visualization.outputs import Formats, write_motion
+from visualization.outputs import Formats, Made, write_motion
 
 FPS = 20
 
@@ -198,7 +198,7 @@ def test_an_archive_follows_a_body_whose_bones_change_their_length() -> None:
 
 def test_files_are_written_without_travel(tmp_path: Path) -> None:
     formats = Formats(video=False, in_place=True, root_bone=True, npz=True, glb=True)
-    motion = write_motion(tmp_path, 0, 0, JOINTS, "a person walks", dataset_spec("t2m"), formats)
+    motion = write_motion(tmp_path, Made(0, 0, "a person walks", JOINTS), dataset_spec("t2m"), formats)
     joints = np.load(tmp_path / motion.plain_files[0])
     np.testing.assert_allclose(joints[:, 0, [0, 2]], 0, atol=1e-6)
     np.testing.assert_allclose(joints, bvh_fit.in_place(np.float32(JOINTS)), atol=1e-6)

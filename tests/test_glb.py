@@ -17,7 +17,7 @@ from tests.gltf import forward_kinematics, numbers, posed
 from tests.sample_motion import sample_motion
 from tests.toy import ROOT
 from visualization.glb import write_glb
-from visualization.outputs import Formats, write_motion
+from visualization.outputs import Formats, Made, write_motion
 
 VALIDATOR = ROOT / "visualization" / "page" / "node_modules" / "gltf-validator"
 SKELETONS = pytest.mark.parametrize("skeleton", [T2M, KIT], ids=lambda skeleton: skeleton.name)
@@ -67,7 +67,7 @@ def test_all_files_of_a_motion_say_the_same(tmp_path: Path, name: str, published
     spec = dataset_spec(name)
     moving = rigid_joints(metres(spec.skeleton), spec.skeleton)
     formats = Formats(video=False, glb=True, published_feet=published)
-    motion = write_motion(tmp_path, 0, 0, moving, "a person", spec, formats)
+    motion = write_motion(tmp_path, Made(0, 0, "a person", moving), spec, formats)
     for paths in (motion.plain_files, motion.locked_files):
         files = {Path(path).suffix: tmp_path / path for path in paths}
         assert sorted(files) == [".bvh", ".glb", ".npy"]

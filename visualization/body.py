@@ -45,14 +45,7 @@ BENT = (0.17, 0.7)        # radians: bend at which twisting starts, and at which
 FAR = (2.1, 3.1)          # radians: larger twists are treated as noise and ignored
 
 
-def _rest() -> np.ndarray:
-    rest = np.zeros((COUNT, 3))
-    for joint, offset in zip(T2M_RIG.order, T2M_RIG.rest, strict=True):
-        rest[joint] = offset
-    return rest
-
-
-REST = _rest()  # (22, 3) offsets of the T-pose; only their directions are used
+REST = np.array(T2M_RIG.rest, float)[np.argsort(T2M_RIG.order)]  # (22, 3) offsets of the T-pose; only directions matter
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,7 @@ def read_body() -> Body:
         start += part.nbytes
         parts.append(part)
     joints, faces, places, normals, bones, weights, zones, light = parts
-    return Body(joints.astype(float), places / 1e4, _unit(normals.astype(float)), bones.astype(int), weights / 255,
+    return Body(joints.astype(float), places / 1e4, unit(normals.astype(float)), bones.astype(int), weights / 255,
                 zones[:, 0].astype(int), light[:, 0] / 255, faces.astype(int))
 
 
@@ -172,7 +165,7 @@ def fit(offsets: np.ndarray, stance: np.ndarray) -> Fitted:
         if parent >= 0:
             joints[joint] = joints[parent] + turns[parent] @ offsets[joint]
     for joint in (1, 2, 4, 5, 16, 17, 18, 19):
-        along = _unit(body.joints[CHILD[joint]] - body.joints[joint])
+        along = unit(body.joints[CHILD[joint]] - body.joints[joint])
         scale[joint] += (ratio[CHILD[joint]] - girth) * np.outer(along, along)
     scale = scale[[*range(COUNT), *(above for above, _ in HALVES)]]
     moved = joints[ANCHORS] - np.einsum("jab,jb->ja", scale, body.joints[ANCHORS])
@@ -194,7 +187,7 @@ def file_turns(offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
         bone = body.joints[CHILD[joint]] - body.joints[joint]
         if joint in TOES:
             drop = float(np.clip(stance[joint - 7][0] / np.linalg.norm(offsets[TOES[joint]]), -0.5, 0.95))
-            ahead = _unit(bone * [1, 0, 1])
+            ahead = unit(bone * [1, 0, 1])
             bone = ahead * np.sqrt(1 - drop**2) - [0, drop, 0]
         turns[joint] = swing(turns[joint] @ offsets[CHILD[joint]], bone) @ turns[joint]
     return turns
@@ -222,13 +215,13 @@ def offsets_of(joints: np.ndarray) -> np.ndarray:
     Lengths are medians over time. Offsets from the pelvis and the chest keep their mean directions.
     """
     bones = joints - joints[:, list(PARENTS)]
-    offsets = _unit(REST) * np.median(np.linalg.norm(bones, axis=-1), axis=0)[:, None]
+    offsets = unit(REST) * np.median(np.linalg.norm(bones, axis=-1), axis=0)[:, None]
     frames = {0: _pelvis(joints), 9: _chest(joints)}
     rest = {0: _pelvis(_chained(offsets)[None])[0], 9: _chest(_chained(offsets)[None])[0]}
     for joint, parent in enumerate(PARENTS):
         if parent in frames:
             local = np.einsum("tba,tb->ta", frames[parent] @ rest[parent].T, bones[:, joint]).mean(0)
-            offsets[joint] = _unit(local) * np.linalg.norm(offsets[joint])
+            offsets[joint] = unit(local) * np.linalg.norm(offsets[joint])
     return offsets
 
 
@@ -261,7 +254,7 @@ def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, stance: np.
     """
     turns = turns.copy()
     for joint, child, axis in HINGES:
-        upper, lower = (_unit(joints[:, CHILD[bone]] - joints[:, bone]) for bone in (joint, child))
+        upper, lower = (unit(joints[:, CHILD[bone]] - joints[:, bone]) for bone in (joint, child))
         cross = np.cross(upper, lower)
         size = np.linalg.norm(cross, axis=-1)
         bend = np.arctan2(size, (upper * lower).sum(-1))
@@ -282,20 +275,20 @@ def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, stance: np.
     for ankle, toe in TOES.items():
         height = (joints[:, toe, 1] - stance[ankle - 7][1]).clip(0)
         flat = turns[:, ankle] @ file[ankle].T  # rotation of a flat foot: the identity, rotated about y
-        foot = _unit(joints[:, toe] - joints[:, ankle])
+        foot = unit(joints[:, toe] - joints[:, ankle])
         up = np.cross(foot, flat[:, :, 0])[:, 1]
         roll = np.arctan2(-flat[:, 1, 0], up) * _ramp(up, *LEVEL) * (1 - _ramp(height, *NEAR))
         turns[:, ankle] = _about(foot, roll) @ turns[:, ankle]
         flat = _about(foot, roll) @ flat
         down = np.arcsin(np.clip(-flat[:, 1, 2], -1, 1))
         tip, heel = (np.arcsin(np.clip(height / length, 0, 1)) for length in (TIP, HEEL))
-        turns[:, toe] = _about(_unit(flat[:, :, 0]), down.clip(-heel, tip) - down) @ turns[:, ankle]
+        turns[:, toe] = _about(unit(flat[:, :, 0]), down.clip(-heel, tip) - down) @ turns[:, ankle]
     return turns
 
 
 def swing(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Compute the shortest rotations (..., 3, 3) from directions ``start`` to ``end`` (..., 3)."""
-    start, end = _unit(np.asarray(start, float)), _unit(np.asarray(end, float))
+    start, end = unit(np.asarray(start, float)), unit(np.asarray(end, float))
     axis, cos = np.cross(start, end), (start * end).sum(-1)[..., None, None]
     cross = _crossing(axis)
     return np.eye(3) + cross + cross @ cross / np.maximum(1 + cos, 1e-6)
@@ -311,8 +304,8 @@ def _chest(joints: np.ndarray) -> np.ndarray:
 
 def _frame(across: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Build rotations (T, 3, 3) whose x axis is ``across`` and whose y axis is close to ``up`` (T, 3)."""
-    x = _unit(across)
-    z = _unit(np.cross(x, up))
+    x = unit(across)
+    z = unit(np.cross(x, up))
     return np.stack([x, np.cross(z, x), z], -1)
 
 
@@ -349,5 +342,6 @@ def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return share * share * (3 - 2 * share)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Normalise vectors (..., 3)."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)

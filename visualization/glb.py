@@ -34,7 +34,7 @@ from motion.bvh_fit import T2M_RIG, rig_of
 from motion.rotation import matrix_to_quat, quat_continuous
 from motion.skeleton import T2M, Skeleton
 from utils.files import atomic_path
-from visualization.body import COUNT, HALVES, PALETTE, TOES, ZONES, bent, fit, stances
+from visualization.body import COUNT, HALVES, PALETTE, TOES, ZONES, bent, fit, stances, unit
 from visualization.scene import LEFT as LEFT_COLOUR
 from visualization.scene import RIGHT as RIGHT_COLOUR
 from visualization.scene import TRUNK as TRUNK_COLOUR
@@ -52,7 +52,7 @@ SIDES = {"left": LEFT, "right": RIGHT}
 
 # Radii in metres at both ends of a part.
 HIP, GIRDLE = (0.092, 0.070), (0.066, 0.052)
-LEG, FOOT, TOES = ((0.082, 0.055), (0.055, 0.037)), (0.037, 0.036), (0.034, 0.024)
+LEG, FOOT, TIPTOE = ((0.082, 0.055), (0.055, 0.037)), (0.037, 0.036), (0.034, 0.024)
 ARM, HAND = ((0.047, 0.037), (0.037, 0.027)), (0.031, 0.020)
 TORSO = (0.118, 0.112, 0.120, 0.124, 0.056)  # radii from the pelvis to the neck, evenly spaced
 NECK, HEAD = (0.050, 0.046), (0.083, 0.088)
@@ -72,16 +72,6 @@ class Part:
     side: int = TRUNK
     depth: float = 1.0                        # depth from front to back relative to width
     past: tuple[float, float] | None = None   # metres
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Triangle mesh of V vertices, each attached to one joint."""
-
-    corners: np.ndarray    # (V, 3) metres
-    normals: np.ndarray    # (V, 3)
-    joints: np.ndarray     # (V,) joint that moves the vertex
-    triangles: np.ndarray  # (F, 3) counter-clockwise seen from outside
 
 
 def write_glb(path: str | Path, bvh: Bvh, skeleton: Skeleton, name: str = "motion") -> None:
@@ -192,31 +182,30 @@ def _person(bvh: Bvh, rest: np.ndarray, pack: "_Pack") -> _Dressed:
 
 
 def _capsules(bvh: Bvh, skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> _Dressed:
-    """Create capsules along the bones, with one primitive per side."""
-    bind = np.tile(np.eye(4, dtype=np.float32), (len(rest), 1, 1))
-    bind[:, 3, :3] = -rest
-    stand = np.tile(np.eye(3), (len(rest), 1, 1))
-    return _Dressed(_body(skeleton, rest, pack), COLOURS, bind, bvh.local_rotations(), stand)
-
-
-def _body(skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> list[Primitive]:
-    """Create the skinned mesh for a rest pose (J, 3) in file order, with one primitive per side."""
+    """Create capsules along the bones, with one primitive per side. ``rest`` (J, 3) is in file order."""
     order = np.array(rig_of(skeleton).order)
     places = np.argsort(order) + len(rest) - len(order)  # index of each joint in the file, after any root bone
     primitives = []
     for side in range(len(COLOURS)):
-        mesh = mesh_of([part for part in parts_of(skeleton) if part.side == side], rest[places])
-        bones = np.zeros((len(mesh.joints), 4), np.uint8)
-        bones[:, 0] = places[mesh.joints]
+        parts = [part for part in parts_of(skeleton) if part.side == side]
+        corners, normals, triangles = zip(*(_capsule(part, rest[places]) for part in parts), strict=True)
+        counts = [len(rows) for rows in corners]
+        bones = np.zeros((sum(counts), 4), np.uint8)
+        bones[:, 0] = np.repeat([places[part.start] for part in parts], counts)
         weights = np.zeros_like(bones)
         weights[:, 0] = 255
         attributes = Attributes(
-            POSITION=pack.add(np.float32(mesh.corners), ARRAY_BUFFER, bounds=True),
-            NORMAL=pack.add(np.float32(mesh.normals), ARRAY_BUFFER),
+            POSITION=pack.add(np.float32(np.concatenate(corners)), ARRAY_BUFFER, bounds=True),
+            NORMAL=pack.add(np.float32(np.concatenate(normals)), ARRAY_BUFFER),
             JOINTS_0=pack.add(bones, ARRAY_BUFFER), WEIGHTS_0=pack.add(weights, ARRAY_BUFFER, normalized=True))
-        corners = pack.add(mesh.triangles.astype(np.uint16).reshape(-1, 1), ELEMENT_ARRAY_BUFFER)
-        primitives.append(Primitive(attributes=attributes, indices=corners, material=side))
-    return primitives
+        starts = np.cumsum([0, *counts[:-1]])
+        faces = np.concatenate([rows + start for rows, start in zip(triangles, starts, strict=True)])
+        indices = pack.add(faces.astype(np.uint16).reshape(-1, 1), ELEMENT_ARRAY_BUFFER)
+        primitives.append(Primitive(attributes=attributes, indices=indices, material=side))
+    bind = np.tile(np.eye(4, dtype=np.float32), (len(rest), 1, 1))
+    bind[:, 3, :3] = -rest
+    stand = np.tile(np.eye(3), (len(rest), 1, 1))
+    return _Dressed(primitives, COLOURS, bind, bvh.local_rotations(), stand)
 
 
 class _Pack:
@@ -255,7 +244,7 @@ def parts_of(skeleton: Skeleton) -> list[Part]:
             radii = [HIP, *LEG, *[FOOT] * (len(bones) - 3)]
             parts += [Part(*bone, pair, side if place else TRUNK)
                       for place, (bone, pair) in enumerate(zip(bones, radii, strict=True))]
-            parts.append(Part(*bones[-1], TOES, side, past=TOES_AT))
+            parts.append(Part(*bones[-1], TIPTOE, side, past=TOES_AT))
         elif side == TRUNK:
             widths = np.interp(np.linspace(0, 1, len(bones)), np.linspace(0, 1, len(TORSO)), TORSO).tolist()
             parts += [Part(*bone, pair, depth=DEPTH)
@@ -268,24 +257,14 @@ def parts_of(skeleton: Skeleton) -> list[Part]:
     return parts
 
 
-def mesh_of(parts: list[Part], pose: np.ndarray) -> Mesh:
-    """Build the mesh of all parts for ``pose`` (J, 3), in metres with the left side at +x."""
-    pieces = [_capsule(part, pose) for part in parts]
-    starts = np.cumsum([0, *(len(corners) for corners, _, _ in pieces[:-1])])
-    return Mesh(
-        np.concatenate([corners for corners, _, _ in pieces]), np.concatenate([normals for _, normals, _ in pieces]),
-        np.repeat([part.start for part in parts], [len(corners) for corners, _, _ in pieces]),
-        np.concatenate([triangles + start for (_, _, triangles), start in zip(pieces, starts, strict=True)]))
-
-
 def _capsule(part: Part, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Build vertices, normals and triangles of a capsule from rings between its poles."""
+    """Build vertices, normals and triangles of a capsule for ``pose`` (J, 3), in metres with the left side at +x."""
     first, last = pose[part.start], pose[part.end]
-    along = _unit(last - first)
+    along = unit(last - first)
     if part.past is not None:
         first, last = (last + along * past for past in part.past)
     across = np.array([0.0, 0.0, 1.0]) if abs(along[0]) > 0.9 else np.array([1.0, 0.0, 0.0])
-    across = _unit(across - along * (across @ along))
+    across = unit(across - along * (across @ along))
     depth = np.cross(across, along) * (part.depth if abs(along[0]) <= 0.9 else 1.0)
     # Latitudes of both caps: from the first pole to its equator, then from the second equator to its pole.
     south = np.linspace(-np.pi / 2, 0, RINGS_OF_A_CAP)
@@ -295,7 +274,7 @@ def _capsule(part: Part, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     radii = np.array(part.radii)[end][:, None, None]
     up, out = np.sin(latitude)[:, None, None] * along, np.cos(latitude)[:, None, None] * around
     corners = np.stack([first, last])[end][:, None] + radii * (up + out)               # (R, S, 3)
-    normals = _unit(up + out / np.linalg.norm(around, axis=-1, keepdims=True) ** 2)
+    normals = unit(up + out / np.linalg.norm(around, axis=-1, keepdims=True) ** 2)
     rings, sides = len(latitude), SIDES_OF_A_TUBE
     ring, place = np.meshgrid(np.arange(rings - 1), np.arange(sides), indexing="ij")
     a, b = ring * sides + place, ring * sides + (place + 1) % sides
@@ -304,7 +283,3 @@ def _capsule(part: Part, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     edges = corners[squares[:, 1:]] - corners[squares[:, :1]]
     flat = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=-1) < 1e-12  # at the poles
     return corners, normals.reshape(-1, 3), squares[~flat]
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)

@@ -63,7 +63,7 @@ class Made(NamedTuple):
 def write_motions(folder: Path, motions: Sequence[Made], spec: DatasetSpec, formats: Formats) -> Iterator[PageMotion]:
     """Write motions in parallel on all cores, and yield the results in order."""
     with mapping(min(len(motions), usable_cores()), chunksize=1) as each:
-        yield from each(partial(_write_made, folder, spec, formats), motions)
+        yield from each(partial(write_motion, folder, spec=spec, formats=formats), motions)
 
 
 def write_side_by_side(folder: Path, made: Sequence[Made], written: Sequence[PageMotion], spec: DatasetSpec,
@@ -91,22 +91,15 @@ def write_contact_sheets(folder: Path, written: Sequence[PageMotion], formats: F
     return paths
 
 
-def _write_made(folder: Path, spec: DatasetSpec, formats: Formats, made: Made) -> PageMotion:
-    number, repeat, caption, joints, *rest = made
-    return write_motion(folder, number, repeat, joints, caption, spec, formats, *rest)
-
-
-def write_motion(folder: Path, number: int, repeat: int, joints: np.ndarray, caption: str, spec: DatasetSpec,
-                 formats: Formats, parts: tuple[tuple[int, str], ...] = (), marks: tuple[Mark, ...] = (),
-                 loop: bool = False, pinned: np.ndarray | None = None, name: str | None = None) -> PageMotion:
-    """Write one motion, joints (T, J, 3) in metres, under ``folder``. Returns it with its relative file paths.
+def write_motion(folder: Path, made: Made, spec: DatasetSpec, formats: Formats, name: str | None = None) -> PageMotion:
+    """Write the files of one motion under ``folder``. Returns it with its relative file paths.
 
     Writes ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and, under ``animation/<number>/``, the same
     name with ``.bvh``, ``.glb``, ``.mp4`` and ``.gif``. Names with ``_ik`` have locked feet: feet in contact are held
-    still and the legs are solved again, except where ``pinned`` (T, J). The caption is next to the joints, as ``.txt``.
-    Feet of a ``loop`` are locked across its seam too. With a ``name`` all files are in ``folder`` itself, under that
-    name.
+    still and the legs are solved again, except where ``pinned``; across the seam, too, of a ``loop``. The caption is
+    next to the joints, as ``.txt``. With a ``name`` all files are in ``folder`` itself, under that name.
     """
+    number, repeat, caption, joints, parts, marks, loop, pinned = made
     stem = name or f"sample{number}_repeat{repeat}_len{len(joints)}"
     places = [folder if name else folder / kind / str(number) for kind in ("joints", "animation")]
 
