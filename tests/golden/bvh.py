@@ -8,8 +8,7 @@ from motion.bvh import parse_bvh, read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rig_of
 from motion.foot import lock_feet_published
 from motion.skeleton import T2M, Skeleton
-from tests.golden.kinds import skeleton_of
-from tests.golden.report import Report
+from tests.golden.report import Report, skeleton_of
 
 FPS = 20
 RETURN_TOLERANCE = 1e-3  # m, maximum mean error of a rigid body after writing and reading a file

@@ -8,8 +8,7 @@ from data.language import word_class
 from evaluation import metrics
 from models.evaluator import Evaluator
 from storage.released import evaluator_config
-from tests.golden.fill import fill_state_dict
-from tests.golden.manifest import skipped, state_of
+from tests.golden.manifest import fill_state_dict, skipped, state_of
 from tests.golden.report import Report
 
 TOLERANCE = 1e-5

@@ -14,8 +14,7 @@ from models.lamp.qformer import POSITION_IDS, TIED_NAMES, QFormer, QFormerConfig
 from models.m2t import MotionPrefix
 from models.vq.model import build_tokenizer
 from storage.released import HEAD_WIDTH, qformer_sizes
-from tests.golden.fill import fill
-from tests.golden.manifest import Manifest, filled, setting, shapes_of, state_of
+from tests.golden.manifest import Manifest, fill, filled, setting, shapes_of, state_of
 from tests.golden.report import Report
 from tests.golden.vq import vq_config
 

@@ -1,18 +1,42 @@
-"""Read manifests: sizes from parameter shapes, everything else from settings."""
+"""Read manifests (sizes from parameter shapes, everything else from settings) and fill models with their weights."""
+import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.layers import pack_linears, packs
-from tests.golden.fill import fill_state_dict
 from tests.golden.report import Report
 
 Manifest = Mapping[str, Any]
 Shapes = dict[str, tuple[int, ...]]
 Network = TypeVar("Network", bound=nn.Module)
+
+
+def fill(name: str, shape: Sequence[int]) -> np.ndarray:
+    """Return the float32 values of the tensor ``name``.
+
+    They are sampled from N(0, 1) by a generator seeded with the CRC-32 of the name. With two or more dimensions they
+    are divided by the root of the fan-in (all sizes except the first), else by ten, and centred at 1 for ``*weight``.
+    """
+    shape = tuple(shape)
+    values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    if len(shape) > 1:
+        return (values / math.sqrt(math.prod(shape[1:]))).astype(np.float32)
+    centre = 1.0 if name.endswith("weight") else 0.0
+    return np.asarray(centre + 0.1 * values, dtype=np.float32)
+
+
+@torch.no_grad()
+def fill_state_dict(state_dict: Mapping[str, Tensor], skip: Sequence[str] = ()) -> None:
+    """Fill the floating-point tensors of a state dict in place, except names that end with one of ``skip``."""
+    for name, tensor in state_dict.items():
+        if tensor.is_floating_point() and not name.endswith(tuple(skip)):
+            tensor.copy_(torch.from_numpy(fill(name, tensor.shape)))
 
 
 def shapes_of(manifest: Manifest) -> Shapes:
@@ -39,11 +63,13 @@ def setting(manifest: Manifest, *names: str, default: Any = None, inside: str = 
 
     Case and hyphens in names are ignored. The text "None" is converted to None.
     """
-    for part in _parts(manifest.get(inside)):
-        told = {_plain(key): value for key, value in part.items()}
-        for name in names:
-            if name in told:
-                return None if told[name] == "None" else told[name]
+    settings = manifest.get(inside)
+    if isinstance(settings, Mapping):
+        for part in (settings, *(value for value in settings.values() if isinstance(value, Mapping))):
+            told = {key.casefold().replace("-", "_"): value for key, value in part.items()}
+            for name in names:
+                if name in told:
+                    return None if told[name] == "None" else told[name]
     return default
 
 
@@ -63,14 +89,3 @@ def filled(model: Network, report: Report, ignore: Sequence[str] = (), gradients
 def skipped(manifest: Manifest) -> list[str]:
     """Return the suffixes of tensor names that keep their values."""
     return manifest.get("fill", {}).get("skip", [])
-
-
-def _parts(settings: Any) -> list[Mapping[str, Any]]:
-    """Return ``settings`` and the mappings among its values; an empty list if ``settings`` is not a mapping."""
-    if not isinstance(settings, Mapping):
-        return []
-    return [settings, *(value for value in settings.values() if isinstance(value, Mapping))]
-
-
-def _plain(key: str) -> str:
-    return key.casefold().replace("-", "_")

@@ -18,8 +18,7 @@ from motion.features import (
     root_motion,
 )
 from motion.skeleton import Skeleton, mirror, pose_offsets
-from tests.golden.kinds import skeleton_of
-from tests.golden.report import Report
+from tests.golden.report import Report, skeleton_of
 from tests.golden.statistics import biases, grouped
 
 _METRES, _MILLIMETRES = 1e-4, 0.05  # tolerance of lengths

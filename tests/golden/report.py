@@ -7,10 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from motion.skeleton import SKELETONS, Skeleton
+
 Values = Tensor | np.ndarray | np.generic | float | int | Sequence
 Shaped = Mapping[str, Tensor | np.ndarray]
 
 ROUNDING = 8  # additional tolerance in units in the last place of the largest stored value
+
+
+class UnknownFixture(Exception):
+    """Raised if no check matches the content of a fixture."""
 
 
 class Report:
@@ -61,12 +67,8 @@ class Report:
     def exact(self, name: str, actual: Values) -> None:
         """Compare ``actual`` with the array ``name``: same shape and equal values."""
         pair = self._pair(name, actual)
-        if pair is None:
-            return
-        expected, actual = pair
-        wrong = int(np.count_nonzero(actual != expected))
-        if wrong:
-            self.failures.append(f"{name}: {wrong} of {expected.size} values differ")
+        if pair is not None and (wrong := np.count_nonzero(pair[0] != pair[1])):
+            self.failures.append(f"{name}: {wrong} of {pair[0].size} values differ")
 
     def part(self, name: str, values: Tensor, dim: int) -> Tensor:
         """Return the part of ``values`` along ``dim`` that the fixture stores: the first ones, or every n-th.
@@ -106,7 +108,8 @@ class Report:
     def equal(self, label: str, actual: Any, expected: Any) -> None:
         """Compare any other value."""
         self._comparisons += 1
-        self._same(label, actual, expected)
+        if actual != expected:
+            self.failures.append(f"{label}: {actual!s:.80} instead of {expected!s:.80}")
 
     def parameters(self, state_dict: Shaped, ignore: Iterable[str] = ()) -> None:
         """Compare names and shapes of a state dict with the ``parameters`` of the manifest.
@@ -125,7 +128,8 @@ class Report:
                 more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
                 self.failures.append(f"parameters {label}: {', '.join(odd[:3])}{more}")
         for name in sorted(expected.keys() & actual.keys()):
-            self._same(f"shape of {name}", actual[name], expected[name])
+            if actual[name] != expected[name]:
+                self.failures.append(f"shape of {name}: {actual[name]} instead of {expected[name]}")
 
     def finish(self) -> None:
         """Report unused arrays, or that nothing was compared, as failures."""
@@ -134,10 +138,6 @@ class Report:
             self.failures.append(f"nothing checks {', '.join(forgotten)}")
         if not self._comparisons and not self.failures:
             self.failures.append("nothing to compare with")
-
-    def _same(self, label: str, actual: Any, expected: Any) -> None:
-        if actual != expected:
-            self.failures.append(f"{label}: {_short(actual)} instead of {_short(expected)}")
 
     def _pair(self, name: str, actual: Values) -> tuple[np.ndarray, np.ndarray] | None:
         """Return expected and actual values, or None if the fixture lacks the array or the shapes differ."""
@@ -163,6 +163,9 @@ def _to_tensor(array: np.ndarray) -> Tensor:
     return tensor if tensor.dtype == torch.bool else tensor.long()
 
 
-def _short(value: Any, limit: int = 80) -> str:
-    text = str(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."
+def skeleton_of(joints_num: int) -> Skeleton:
+    """Return the skeleton with this number of joints. Raises ``UnknownFixture`` if there is none."""
+    for skeleton in SKELETONS.values():
+        if len(skeleton) == joints_num:
+            return skeleton
+    raise UnknownFixture(f"no skeleton of {joints_num} joints")

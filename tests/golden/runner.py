@@ -3,16 +3,18 @@ import gc
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.golden import bvh, evaluator, lamp, motion, transformers, vq
-from tests.golden.kinds import Checks, UnknownFixture, find_check
-from tests.golden.report import Report
+from tests.golden.report import Report, UnknownFixture
 from tests.golden.statistics import check_statistics
+
+Check = Callable[[Report], None]
+Checks = dict[str, Check]
 
 # Checks of models by patterns of parameter names, and of other fixtures by patterns of array names. The first match is
 # used, as models may contain other models and fixtures may have arrays of several checks.
@@ -40,65 +42,51 @@ MOTION: Checks = {
 }
 
 
-@dataclass(frozen=True)
-class Fixture:
-    """Files of one fixture, which have the same folder and stem."""
+def find_check(names: Iterable[str], checks: Checks) -> Check:
+    """Return the first check with a pattern that matches one of ``names``; patterns are separated by spaces.
 
-    name: str               # path relative to the given folder, for display
-    path: Path              # .npz, .json or .bvh: the file to check
-    beside: Path | None     # the manifest of an .npz, the joints (.npy) of a .bvh
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of checking one fixture."""
-
-    name: str
-    failures: tuple[str, ...]
-    worst: float    # largest error in units of its tolerance
-    seconds: float
-
-    def line(self) -> str:
-        """Format the result as one line."""
-        if not self.failures:
-            return f"{self.name}  ok  {self.seconds:.1f} s  worst error/tolerance {self.worst:.2g}"
-        more = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
-        return f"{self.name}  FAIL  {self.seconds:.1f} s  {' '.join(self.failures[0].split())}{more}"
+    Raises ``UnknownFixture`` if there is none.
+    """
+    names = sorted(names)
+    for patterns, check in checks.items():
+        if any(fnmatchcase(name, pattern) for name in names for pattern in patterns.split()):
+            return check
+    raise UnknownFixture(f"no check for {', '.join(names[:8]) or 'an empty fixture'}")
 
 
-def find_fixtures(folder: Path) -> Iterator[Fixture]:
-    """Yield the fixtures in a folder and its subfolders, sorted by path."""
+def find_fixtures(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Yield the fixtures in a folder and its subfolders: the .npz, .json or .bvh to check and the file beside it.
+
+    That is the manifest of an .npz or the joints (.npy) of a .bvh, of the same stem, or None.
+    """
     paths = {path for path in folder.rglob("*") if path.suffix in (".npz", ".json", ".bvh", ".npy") and path.is_file()}
     for path in sorted(paths):
         belongs_to = {".json": ".npz", ".npy": ".bvh"}.get(path.suffix)
         if belongs_to and path.with_suffix(belongs_to) in paths:
             continue
         beside = path.with_suffix({".npz": ".json", ".bvh": ".npy"}.get(path.suffix, ""))
-        yield Fixture(f"{folder.resolve().name}/{path.relative_to(folder)}", path, beside if beside in paths else None)
+        yield path, beside if beside in paths else None
 
 
-def run_fixture(fixture: Fixture) -> Outcome:
+def run_fixture(path: Path, beside: Path | None) -> Report:
     """Check one fixture. Any error becomes a failure of this fixture."""
-    start = time.perf_counter()
-    report = Report({}, folder=fixture.path.parent)
+    report = Report({}, folder=path.parent)
     try:
-        report = _open(fixture)
-        _check(fixture, report)
+        report = _open(path, beside)
+        _check(path, beside, report)
         report.finish()
     except UnknownFixture as error:
         report.failures.append(str(error))
     except Exception as error:  # a check runs the project's code, which may raise anything
         report.failures.append(f"{type(error).__name__}: {error}")
     gc.collect()  # free large models before building the next
-    return Outcome(fixture.name, tuple(report.failures), report.worst, time.perf_counter() - start)
+    return report
 
 
-def _open(fixture: Fixture) -> Report:
-    path, beside = fixture.path, fixture.beside
+def _open(path: Path, beside: Path | None) -> Report:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        return Report(arrays, _read_json(beside) if beside else None, path.parent)
+            return Report(dict(stored), _read_json(beside) if beside else None, path.parent)
     if path.suffix == ".bvh":
         return Report({"joints": np.load(beside, allow_pickle=False)} if beside else {}, folder=path.parent)
     if path.suffix == ".json":
@@ -106,27 +94,20 @@ def _open(fixture: Fixture) -> Report:
     raise UnknownFixture("joints without the .bvh that they belong to")
 
 
-def _check(fixture: Fixture, report: Report) -> None:
+def _check(path: Path, beside: Path | None, report: Report) -> None:
     manifest = report.manifest
-    if fixture.path.suffix == ".bvh":
-        bvh.check_bvh(fixture.path, fixture.beside, report)
-    elif fixture.path.suffix == ".json" and {"known_words", "tokens"} <= manifest.keys():
+    if path.suffix == ".bvh":
+        bvh.check_bvh(path, beside, report)
+    elif path.suffix == ".json" and {"known_words", "tokens"} <= manifest.keys():
         evaluator.check_word_classes(manifest, report)
-    else:
-        check_arrays(report)
-
-
-def check_arrays(report: Report) -> None:
-    """Run the check that matches the manifest or the arrays. Raises ``UnknownFixture`` if there is none."""
-    manifest = report.manifest
-    if "model" in manifest:
+    elif "model" in manifest:
         check = find_check((name for name, *_ in manifest.get("parameters", ())), MODELS)
         _compare_with_manifest(report)
+        check(report)
     elif manifest:
         raise UnknownFixture(f"no check for a manifest with the keys {', '.join(manifest)}")
     else:
-        check = find_check(report.arrays, MOTION)
-    check(report)
+        find_check(report.arrays, MOTION)(report)
 
 
 def _compare_with_manifest(report: Report) -> None:
@@ -148,14 +129,20 @@ def _read_json(path: Path) -> dict[str, Any]:
 def run(folders: Iterable[Path], say: Callable[[str], None] = print) -> tuple[int, int]:
     """Check all fixtures in the folders once and print one line each. Returns the numbers of passes and failures."""
     seen: set[Path] = set()
-    passed = failed = 0
+    passed = 0
     for folder in folders:
-        for fixture in find_fixtures(folder):
-            if fixture.path.resolve() in seen:
+        for path, beside in find_fixtures(folder):
+            if path.resolve() in seen:
                 continue
-            seen.add(fixture.path.resolve())
-            outcome = run_fixture(fixture)
-            say(outcome.line())
-            passed += not outcome.failures
-            failed += bool(outcome.failures)
-    return passed, failed
+            seen.add(path.resolve())
+            start = time.perf_counter()
+            report = run_fixture(path, beside)
+            took = f"{time.perf_counter() - start:.1f} s"
+            name = f"{folder.resolve().name}/{path.relative_to(folder)}"
+            if report.failures:
+                more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
+                say(f"{name}  FAIL  {took}  {' '.join(report.failures[0].split())}{more}")
+            else:
+                passed += 1
+                say(f"{name}  ok  {took}  worst error/tolerance {report.worst:.2g}")
+    return passed, len(seen) - passed

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from motion.features import biased_std, feature_groups, joints_of, joints_to_features, mean_std
-from tests.golden.kinds import skeleton_of
-from tests.golden.report import Report
+from tests.golden.report import Report, skeleton_of
 
 BIAS = "std_feat_bias_"
 
