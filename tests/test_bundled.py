@@ -14,7 +14,7 @@ from evaluation.metrics import euclidean_distances, r_precision
 from motion.features import joints_to_features
 from motion.skeleton import T2M
 from prepare.motion_features import FeatureJob, prepare_features
-from storage.evaluation import LoadedCaptioner, LoadedEvaluator, load_captioner, load_evaluator
+from storage.evaluation import LoadedEvaluator, load_captioner, load_evaluator
 from tests.figures import raising
 from tests.toy import OPENMOTION, needs
 
@@ -22,26 +22,17 @@ SHARD, SIDED = "joints_06.npz", 20  # with raised hands, waves and turns
 SPEC = dataset_spec("t2m")
 
 
-@pytest.fixture(scope="module")
-def captioner() -> LoadedCaptioner:
-    return load_captioner("m2t_demo", SPEC, "no_checkpoints")
-
-
-def told(captioner: LoadedCaptioner, tmp_path: Path, joints: list[np.ndarray]) -> list[str]:
-    clips = []
-    for number, one in enumerate(joints):
-        np.save(tmp_path / f"{number}.npy", one[:196])
-        clips.append(read_motion(tmp_path / f"{number}.npy", SPEC))
-    return [captions[0] for captions in captioner.write(clips)]
-
-
 @needs(OPENMOTION)
-def test_clips_are_captioned_with_the_correct_sides(captioner: LoadedCaptioner, tmp_path: Path) -> None:
+def test_clips_are_captioned_with_the_correct_sides(tmp_path: Path) -> None:
     index = json.loads((OPENMOTION / "index.json").read_text())["clips"]
     clips = [clip for clip in index if clip["split"] == "test" and clip["shard"] == SHARD
              and any(side_words(one["text"]) for one in clip["captions"])][::2][:SIDED]
     joints = np.load(OPENMOTION / SHARD)["joints"]
-    captions = told(captioner, tmp_path, [joints[clip["offset"]:clip["offset"] + clip["length"]] for clip in clips])
+    motions = []
+    for clip in clips:
+        np.save(tmp_path / "clip.npy", joints[clip["offset"]:clip["offset"] + min(196, clip["length"])])
+        motions.append(read_motion(tmp_path / "clip.npy", SPEC))
+    captions = [written[0] for written in load_captioner("m2t_demo", SPEC, "no_checkpoints").write(motions)]
     references = [[one["text"] for one in clip["captions"]] for clip in clips]
     sides = side_scores(captions, references)
     assert sides["sided"] >= 10

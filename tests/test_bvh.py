@@ -150,10 +150,7 @@ def test_angles_pass_through_the_pole_without_a_jump():
     np.testing.assert_allclose(matrix_to_euler(noisy.as_matrix()[:, None], "zyx"), angles, atol=0.1)
 
 
-MAPS = pytest.mark.parametrize("name", PREFIXES)
-
-
-@MAPS
+@pytest.mark.parametrize("name", PREFIXES)
 def test_the_file_is_what_the_script_makes(name: str) -> None:
     assert json.loads((ROOT / "assets" / name).read_text()) == bone_map(name)
 

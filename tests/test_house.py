@@ -18,13 +18,6 @@ EXCEPTION = ("models.text_to_motion", {"storage.generation", "data.dataset"})
 LIBRARIES = {"motion": {"numpy", "scipy", "torch"}}  # permitted libraries
 
 
-def read_modules() -> dict[str, ast.Module]:
-    """Return the syntax trees of all packages and scripts, by dotted module name."""
-    paths = [*ROOT.glob("*.py"), *(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))]
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"):
-            ast.parse(path.read_text(encoding="utf-8")) for path in paths}
-
-
 def imported(tree: ast.Module, modules: dict[str, ast.Module]) -> set[str]:
     """Return the dotted names of the modules that a module imports, anywhere in its code."""
     found = set()
@@ -40,8 +33,10 @@ def imported(tree: ast.Module, modules: dict[str, ast.Module]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
-    """Imported modules of every module."""
-    modules = read_modules()
+    """Imported modules of every module of all packages and scripts."""
+    paths = [*ROOT.glob("*.py"), *(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"):
+               ast.parse(path.read_text(encoding="utf-8")) for path in paths}
     found = {name: imported(tree, modules) for name, tree in modules.items()}
     assert EXCEPTION[1] <= found[EXCEPTION[0]]
     return found | {EXCEPTION[0]: found[EXCEPTION[0]] - EXCEPTION[1]}
