@@ -269,6 +269,19 @@ def test_training_draws_every_layer_and_low_ones_more_often() -> None:
     assert counts[1] > counts[Q - 1]
 
 
+@pytest.mark.parametrize("group_rows", [None, 4])
+def test_same_sample_same_layers_whatever_the_batch(group_rows: int | None) -> None:
+    model, cond, base, lens = make_residual(), texts(6), layers_of_tokens(6, 30)[..., 0], [5, 12, 1, 9, 30, 7]
+
+    def run(rows: list[int]) -> Tensor:
+        return model.generate(base[rows], cond[rows], [lens[row] for row in rows],
+                              sample_generators([50 + row for row in rows]), group_rows=group_rows)
+
+    together = run(list(range(6)))
+    for row in range(6):
+        assert torch.equal(run([row])[0], together[row])
+
+
 @torch.no_grad()
 def test_pad_class_is_drawn_in_published_mode_only() -> None:
     for published in (False, True):
