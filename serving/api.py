@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def add_api(desk: Desk) -> None:
     """Add the API endpoints to the current Gradio page."""
-    workshop, limits = desk.workshop, desk.limits
+    workshop = desk.workshop
 
     def job(request: gr.Request, work: Callable[[str], Any]) -> Any:
         try:
@@ -30,7 +30,8 @@ def add_api(desk: Desk) -> None:
         except Exception as error:
             raise gr.Error(line_of(error), print_exception=False) from error
 
-    def describe(takes: list[Take]) -> dict:
+    def made(owner: str, takes: list[Take]) -> dict:
+        desk.history.add(owner, takes)
         return {"version": 1, "motions": [
             described(take, workshop.models, workshop.sampling) | {
                 "id": take.id, "page": f"{ADDRESS}/{take.id}/{PAGE}", "archive": f"{ARCHIVES}/{take.id}",
@@ -43,10 +44,8 @@ def add_api(desk: Desk) -> None:
 
         def work(owner: str) -> dict:
             ask = Ask.read({"prompt": prompt, "seconds": seconds, "seed": seed,
-                            "guidance": workshop.sampling.cond_scale if guidance is None else guidance}, limits)
-            takes = workshop.make(ask, count, formats)
-            desk.history.add(owner, takes)
-            return describe(takes)
+                            "guidance": workshop.sampling.cond_scale if guidance is None else guidance})
+            return made(owner, workshop.make(ask, count, formats))
 
         return job(request, work)
 
@@ -57,16 +56,14 @@ def add_api(desk: Desk) -> None:
             record, model = ask, None
             if isinstance(ask, dict):  # others are refused by Ask.read
                 record, model = {name: value for name, value in ask.items() if name != "model"}, ask.get("model")
-            takes = workshop.make(Ask.read(record, limits), 1, formats, model=model)
-            desk.history.add(owner, takes)
-            return describe(takes)
+            return made(owner, workshop.make(Ask.read(record), 1, formats, model=model))
 
         return job(request, work)
 
     def chosen(owner: str, motion: Any) -> SourceMotion:
         if not isinstance(motion, dict):
             return workshop.source(None, desk.take(owner, motion))
-        return workshop.source_of(read_source(motion, limits))
+        return workshop.source_of(read_source(motion))
 
     def v1_source(file: dict | str, request: gr.Request) -> dict:
         """Load a motion to edit, caption or search with, from an upload or by its file name in the gallery."""

@@ -45,7 +45,8 @@ class Limits:
     found: int = 12
 
 
-DEFAULT_LIMITS = Limits()
+LIMITS = Limits()
+FORMATS = ("bvh", "mp4", "glb")  # of files, in addition to .npy
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Ask:
                           for name, value in self.record().items()})
 
     @classmethod
-    def from_query(cls, query: Mapping[str, str], limits: Limits) -> "Ask":
+    def from_query(cls, query: Mapping[str, str]) -> "Ask":
         """Parse a URL query made by ``query``. Raises ``InputError`` if it is invalid."""
         texts, names = ("prompt", "sections"), {field.name for field in fields(cls)}
         record: dict[str, Any] = {"seed": 0, "guidance": 4.0}
@@ -130,10 +131,10 @@ class Ask:
                     record[name] = value if name in texts else json.loads(value)
                 except ValueError as error:
                     raise InputError(f"{name} in the link cannot be read: {value[:40]}") from error
-        return cls.read(record, limits)
+        return cls.read(record)
 
     @classmethod
-    def read(cls, record: Any, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> "Ask":
+    def read(cls, record: Any, depth: int = 0) -> "Ask":
         """Parse and validate a JSON object. Raises ``InputError`` that names the invalid value."""
         if not isinstance(record, Mapping) or depth > DEEPEST:
             raise InputError(f"a request must be a JSON object with at most {DEEPEST} nested edits")
@@ -141,27 +142,27 @@ class Ask:
         if unknown:
             known = ", ".join(field.name for field in fields(cls))
             raise InputError(f"{unknown[0][:40]!r} is unknown; a request has {known}")
-        blocks, upper = (_blocks(record.get(name), name, limits) for name in ("blocks", "upper"))
+        blocks, upper = (_blocks(record.get(name), name) for name in ("blocks", "upper"))
         idle = [name for name in ("upper", "waypoints", "remakes") if record.get(name) and not blocks]
         idle += ["source"] * bool(record.get("source") and not record.get("sections"))
         if idle:
             raise InputError(f"{idle[0]} needs {'sections' if idle[0] == 'source' else 'blocks'}")
         source = record.get("source")
-        source = None if source is None else read_source(source, limits, depth)
+        source = None if source is None else read_source(source, depth)
         seconds = record.get("seconds")
         if seconds is not None:
-            seconds = checked_number(seconds, 0.2, limits.seconds, "the length in seconds")
+            seconds = checked_number(seconds, 0.2, LIMITS.seconds, "the length in seconds")
         return cls(
-            checked_count(record.get("seed"), limits.seed, "the seed", low=0),
-            float(checked_number(record.get("guidance"), 0.0, limits.guidance, "guidance")),
-            "" if blocks else checked_text(record.get("prompt"), limits.letters, "the prompt"), seconds,
+            checked_count(record.get("seed"), LIMITS.seed, "the seed", low=0),
+            float(checked_number(record.get("guidance"), 0.0, LIMITS.guidance, "guidance")),
+            "" if blocks else checked_text(record.get("prompt"), LIMITS.letters, "the prompt"), seconds,
             checked_text(record.get("sections"), 200, "the parts", words=False), source,
-            blocks, upper, _listed(record.get("waypoints"), "waypoints", limits.waypoints, _waypoint, limits),
-            _remakes(record.get("remakes"), limits),
-            _listed(record.get("constraints"), "constraints", limits.constraints, lambda value, *_: value, limits))
+            blocks, upper, _listed(record.get("waypoints"), "waypoints", LIMITS.waypoints, _waypoint),
+            _remakes(record.get("remakes")),
+            _listed(record.get("constraints"), "constraints", LIMITS.constraints, lambda value, _: value))
 
 
-def _listed(values: Any, what: str, most: int, read: Any, limits: Limits) -> tuple:
+def _listed(values: Any, what: str, most: int, read: Any) -> tuple:
     if values is None:
         return ()
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) > most:
@@ -170,56 +171,56 @@ def _listed(values: Any, what: str, most: int, read: Any, limits: Limits) -> tup
     for number, value in enumerate(values, 1):
         if not isinstance(value, Mapping):
             raise InputError(f"{what} {number} must be a JSON object")
-        found.append(read(value, f"{what} {number}", limits))
+        found.append(read(value, f"{what} {number}"))
     return tuple(found)
 
 
-def _blocks(values: Any, what: str, limits: Limits) -> tuple[Block, ...]:
-    def read(value: Mapping[str, Any], place: str, limits: Limits) -> Block:
-        start, end = (checked_number(value.get(name), 0.0, limits.seconds, f"{place}: {name}")
+def _blocks(values: Any, what: str) -> tuple[Block, ...]:
+    def read(value: Mapping[str, Any], place: str) -> Block:
+        start, end = (checked_number(value.get(name), 0.0, LIMITS.seconds, f"{place}: {name}")
                       for name in ("start", "end"))
         if end - start < 0.2:
             raise InputError(f"{place} must last at least 0.2 s, not {end - start:g}")
-        return Block(checked_text(value.get("text"), limits.letters, f"{place}: the prompt"), start, end)
+        return Block(checked_text(value.get("text"), LIMITS.letters, f"{place}: the prompt"), start, end)
 
-    blocks = tuple(sorted(_listed(values, what, limits.blocks, read, limits), key=lambda block: block.start))
+    blocks = tuple(sorted(_listed(values, what, LIMITS.blocks, read), key=lambda block: block.start))
     for before, after in zip(blocks, blocks[1:], strict=False):
         if after.start < before.end - 1e-6:
             raise InputError(f"“{before.text}” and “{after.text}” overlap")
     return blocks
 
 
-def _waypoint(value: Mapping[str, Any], place: str, limits: Limits) -> Waypoint:
-    x, z = (checked_number(value.get(name), -limits.metres, limits.metres, f"{place}: {name}") for name in "xz")
-    return Waypoint(x, z, checked_number(value.get("time"), 0.0, limits.seconds, f"{place}: time"))
+def _waypoint(value: Mapping[str, Any], place: str) -> Waypoint:
+    x, z = (checked_number(value.get(name), -LIMITS.metres, LIMITS.metres, f"{place}: {name}") for name in "xz")
+    return Waypoint(x, z, checked_number(value.get("time"), 0.0, LIMITS.seconds, f"{place}: time"))
 
 
-def _remake(value: Mapping[str, Any], place: str, limits: Limits) -> Remake:
+def _remake(value: Mapping[str, Any], place: str) -> Remake:
     if value.get("track") not in ("body", "upper"):
         raise InputError(f"{place}: track must be body or upper")
-    return Remake(value["track"], checked_count(value.get("block"), limits.blocks, f"{place}: block", low=0),
-                  checked_count(value.get("seed"), limits.seed, f"{place}: seed", low=0))
+    return Remake(value["track"], checked_count(value.get("block"), LIMITS.blocks, f"{place}: block", low=0),
+                  checked_count(value.get("seed"), LIMITS.seed, f"{place}: seed", low=0))
 
 
-def _remakes(values: Any, limits: Limits) -> tuple[Remake, ...]:
-    remakes = _listed(values, "remakes", 2 * limits.blocks, _remake, limits)
+def _remakes(values: Any) -> tuple[Remake, ...]:
+    remakes = _listed(values, "remakes", 2 * LIMITS.blocks, _remake)
     if len({(remake.track, remake.block) for remake in remakes}) < len(remakes):
         raise InputError("remakes must be of different blocks")
     return remakes
 
 
-def read_source(source: Any, limits: Limits = DEFAULT_LIMITS, depth: int = 0) -> dict[str, Any]:
+def read_source(source: Any, depth: int = 0) -> dict[str, Any]:
     """Validate the source of an edit. Raises ``InputError`` that names the invalid value."""
     if isinstance(source, Mapping) and "upload" in source:
         return {name: checked_text(source.get(name), 300, f"source: {name}", words=False)
                 for name in ("upload", "room")}
-    return Ask.read(source, limits, depth + 1).record()
+    return Ask.read(source, depth + 1).record()
 
 
-def checked_formats(formats: Any, known: Sequence[str]) -> list[str]:
-    """Return the formats. Raises ``InputError`` unless all are in ``known``."""
-    if not isinstance(formats, Sequence) or isinstance(formats, str) or not all(name in known for name in formats):
-        raise InputError(f"formats must be a list of {', '.join(known)}, not {str(formats)[:40]}")
+def checked_formats(formats: Any) -> list[str]:
+    """Return the formats. Raises ``InputError`` unless all are in ``FORMATS``."""
+    if not isinstance(formats, Sequence) or isinstance(formats, str) or not all(name in FORMATS for name in formats):
+        raise InputError(f"formats must be a list of {', '.join(FORMATS)}, not {str(formats)[:40]}")
     return list(formats)
 
 
@@ -253,7 +254,7 @@ def checked_count(value: Any, high: int, what: str, low: int = 1) -> int:
     return int(number)
 
 
-def read_upload(upload: str | None, spec: DatasetSpec, limits: Limits) -> tuple[str, np.ndarray, list[str]]:
+def read_upload(upload: str | None, spec: DatasetSpec) -> tuple[str, np.ndarray, list[str]]:
     """Read an uploaded motion. Returns its name, features (T, d), and notes on conversions such as rotated axes."""
     if upload is None:
         raise InputError("upload a motion, or choose a generated one")
@@ -261,30 +262,30 @@ def read_upload(upload: str | None, spec: DatasetSpec, limits: Limits) -> tuple[
     name = path.name
     if not path.is_file():
         raise InputError(f"{name} has expired; upload it again")
-    if path.stat().st_size > limits.upload_bytes:
-        raise InputError(f"{name} is larger than {limits.upload_bytes >> 20} MB")
+    if path.stat().st_size > LIMITS.upload_bytes:
+        raise InputError(f"{name} is larger than {LIMITS.upload_bytes >> 20} MB")
     remarks: list[str] = []
     try:
         features = read_clip(path, spec, say=remarks.append)
     except InputError as error:
         raise InputError(str(error).replace(str(path), name)) from error
-    if len(features) > limits.upload_seconds * spec.fps:
-        raise InputError(f"{name} lasts {len(features) / spec.fps:.0f} s; the maximum is {limits.upload_seconds:.0f} s")
+    if len(features) > LIMITS.upload_seconds * spec.fps:
+        raise InputError(f"{name} lasts {len(features) / spec.fps:.0f} s; the maximum is {LIMITS.upload_seconds:.0f} s")
     return name, features, [remark.removeprefix(f"{path}: ") for remark in remarks]
 
 
-def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float, limits: Limits) -> list[TimelinePart]:
+def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float) -> list[TimelinePart]:
     """Parse the parts of a motion to regenerate, given as fractions or tokens as in ``edit_t2m.py``."""
     words = (sections or "").split()
-    if not 1 <= len(words) <= limits.sections:
-        raise InputError(f"name 1 to {limits.sections} parts, such as 0.3,0.6")
+    if not 1 <= len(words) <= LIMITS.sections:
+        raise InputError(f"name 1 to {LIMITS.sections} parts, such as 0.3,0.6")
     parts = []
     for word in words:
         try:
             chosen = section(word)
         except argparse.ArgumentTypeError as error:
             raise InputError(f"a part {error}") from error
-        if chosen.stop * unit > limits.upload_seconds * fps:
-            raise InputError(f"part {word} ends after more than {limits.upload_seconds:.0f} s")
+        if chosen.stop * unit > LIMITS.upload_seconds * fps:
+            raise InputError(f"part {word} ends after more than {LIMITS.upload_seconds:.0f} s")
         parts.append(TimelinePart(*chosen.tokens(frames // unit), text))
     return parts

@@ -6,11 +6,12 @@ from typing import Any
 
 import gradio as gr
 
+from serving.asks import FORMATS, LIMITS
 from serving.history import History, Take
 from serving.jobs import Cancelled, Jobs, Visitor
 from serving.stage import EMPTY, fault_of, history_of, results
 from serving.visitors import Guests
-from serving.workshop import FORMATS, SourceMotion, Workshop
+from serving.workshop import SourceMotion, Workshop
 from utils import InputError
 
 UPLOADED, MADE_HERE = "your own file", "a motion generated here"
@@ -40,7 +41,7 @@ class Desk:
 
     def __init__(self, workshop: Workshop, history: History, jobs: Jobs, guests: Guests, seed: int) -> None:
         self.workshop, self.history, self.jobs, self.guests = workshop, history, jobs, guests
-        self.limits, self.seed = workshop.limits, min(seed, workshop.limits.seed)
+        self.seed = min(seed, LIMITS.seed)
         self.choices: list[gr.Dropdown] = []
         self.origins: list[gr.Radio] = []
         self.past = results(classes=["history"])  # rendered by its tab
@@ -153,22 +154,22 @@ class Desk:
     def draws(self) -> list[Any]:
         """Create the inputs for seed, guidance, number of samples and file formats."""
         # No minimum and maximum, because the browser would clamp numbers silently.
-        count = gr.Number(1, label=f"Samples, at most {self.limits.samples}")
+        count = gr.Number(1, label=f"Samples, at most {LIMITS.samples}")
         guidance = gr.Number(self.workshop.sampling.cond_scale, step=0.5,
-                             label=f"Guidance by the text, at most {self.limits.guidance:g}")
+                             label=f"Guidance by the text, at most {LIMITS.guidance:g}")
         seed = gr.Number(self.seed, label="Seed")
         formats = gr.CheckboxGroup([(f".{name}", name) for name in FORMATS], value=["bvh"],
                                    label="Files to download, besides .npy")
         return [seed, guidance, count, formats]
 
+    def leave(self, request: gr.Request) -> None:
+        """Cancel the jobs of a browser tab."""
+        self.jobs.cancel(str(request.session_hash))
+
     def cancel(self) -> gr.Button:
         """Create a button that cancels the jobs of this browser tab. It is hidden if there are none."""
-
-        def stop(request: gr.Request) -> None:
-            self.jobs.cancel(str(request.session_hash))
-
         button = gr.Button("Cancel", visible=False)
-        button.click(stop, None, None, queue=False, api_visibility="private")
+        button.click(self.leave, None, None, queue=False, api_visibility="private")
         return button
 
     def stage(self, empty: str) -> tuple[gr.HTML, gr.HTML]:

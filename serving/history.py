@@ -14,7 +14,7 @@ from data.dataset import MAX_MOTION_LENGTH
 from models.config import Sampling
 from motion.foot import foot_joints, standing
 from motion.skeleton import Skeleton
-from serving.asks import Ask
+from serving.asks import FORMATS, Ask
 from serving.models import Models
 from utils import InputError
 from utils.files import read_text, write_text
@@ -51,6 +51,11 @@ class Take:
     def label(self) -> str:
         """Prompt, seed and length, for lists."""
         return f"{self.ask.title} · seed {self.ask.seed} · {self.frames / self.fps:.1f} s"
+
+    @property
+    def formats(self) -> list[str]:
+        """File formats besides .npy."""
+        return [kind for kind in FORMATS if f"{self.ask.stem}.{kind}" in self.files]
 
     def text(self) -> str:
         """Serialise to JSON."""

@@ -6,10 +6,10 @@ from typing import Any
 import gradio as gr
 
 from serving.api import add_api
-from serving.asks import Ask
+from serving.asks import LIMITS, Ask
 from serving.desk import FOUND, MADE_HERE, PROGRESS, Desk, Update, new_seed
 from serving.history import Take, contact_bar
-from serving.stage import EMPTY, Card, cards_of, drawn, formats_of, history_of, page_of, results, stage_of, table
+from serving.stage import EMPTY, Card, cards_of, drawn, history_of, page_of, results, stage_of, table
 from utils import InputError
 
 EXAMPLES = (
@@ -22,12 +22,6 @@ TIMELINE: dict[str, Any] = {
     "blocks": [{"text": "a person walks forward", "start": 0, "end": 3},
                {"text": "a person waves with the right hand", "start": 3, "end": 6}],
     "upper": [], "waypoints": [], "remakes": []}
-
-
-def _lines(ask: Ask) -> dict[str, Any]:
-    """Convert a request to the value of the timeline editor."""
-    record = ask.record()
-    return {name: record.get(name, []) for name in TIMELINE}
 
 
 class Layout(Desk):
@@ -66,13 +60,9 @@ class Layout(Desk):
             arrived = [*self.shown, *self.offered, self.fault, *self.form, self.lines]
             page.load(self._arrive, None, arrived, api_visibility="private", concurrency_limit=None,
                       show_progress_on=self.view)
-            page.unload(self._leave)
+            page.unload(self.leave)
             add_api(self)
         return page
-
-    def _leave(self, request: gr.Request) -> None:
-        """Cancel the jobs of a closed page."""
-        self.jobs.cancel(str(request.session_hash))
 
     def _generate_form(self) -> None:
         with gr.Row():
@@ -85,7 +75,7 @@ class Layout(Desk):
                 gr.Examples([[example] for example in EXAMPLES], [prompt], label="For example")
                 with gr.Accordion("Settings", open=False):
                     auto = gr.Checkbox(True, label="Let the model choose the length")
-                    seconds = gr.Number(6, label=f"Seconds, at most {self.limits.seconds:g}", visible=False)
+                    seconds = gr.Number(6, label=f"Seconds, at most {LIMITS.seconds:g}", visible=False)
                     auto.change(lambda chosen: gr.update(visible=not chosen), auto, seconds, queue=False,
                                 api_visibility="private")
                     draws = self.draws()
@@ -99,7 +89,7 @@ class Layout(Desk):
         def generate(owner: str, text: str, by_model: bool, length: float, seed: float, guidance: float, count: float,
                      formats: Sequence[str]) -> Update:
             ask = self.ask(prompt=text, seconds=None if by_model else length, seed=seed, guidance=guidance)
-            return self._show(owner, self.workshop.make(ask, count, formats))
+            return self._show(self.view, owner, self.workshop.make(ask, count, formats))
 
         def again(owner: str, shown: Sequence[str]) -> Update:
             if not shown:
@@ -108,23 +98,18 @@ class Layout(Desk):
 
         def another(owner: str, identity: str, shown: Sequence[str]) -> Update:
             last = self.take(owner, identity)
-            made = self.workshop.make(replace(last.ask, seed=new_seed()), 1, formats_of(last))
+            made = self.workshop.make(replace(last.ask, seed=new_seed()), 1, last.formats)
             beside = [self.workshop.refreshed(self.take(owner, one)) for one in shown[-SIDE_BY_SIDE + 1:]]
-            return {seed: made[0].ask.seed} | self._show(owner, made, beside)
-
-        def keep(owner: str, identity: str, _: Sequence[str]) -> Update:
-            self.history.keep(owner, identity)
-            return self._show(owner, (), [self.take(owner, identity)])
+            return {seed: made[0].ask.seed} | self._show(self.view, owner, made, beside)
 
         outputs = [*self.shown, *self.offered, seed]
         self.on([self.go.click, prompt.submit], generate, self.form, outputs, self.view, self.fault, self.stop)
         self.on([self.again.click], again, [self.table], outputs, self.view, self.fault, self.stop)
-        self.on_button(self.view, {"keep": keep}, [self.table], outputs, self.view, self.fault)
-        self._edits(self.view, self.fault)
+        self._keeps(self.view, self.fault)
 
         def reopen(owner: str, identity: str, _: Sequence[str]) -> Update:
             take = self.workshop.refreshed(self.take(owner, identity))
-            return self._show(owner, (), [take]) | {self.tabs: gr.update(selected="generate")}
+            return self._show(self.view, owner, (), [take]) | {self.tabs: gr.update(selected="generate")}
 
         def retake(owner: str, identity: str, _: Sequence[str]) -> Update:
             return another(owner, identity, [identity]) | {self.tabs: gr.update(selected="generate")}
@@ -135,13 +120,25 @@ class Layout(Desk):
 
     def ask(self, **record: Any) -> Ask:
         """Validate the inputs and return the request."""
-        return Ask.read({name: value for name, value in record.items() if value is not None}, self.limits)
+        return Ask.read({name: value for name, value in record.items() if value is not None})
 
-    def _show(self, owner: str, made: Sequence[Take], beside: Sequence[Take] = ()) -> Update:
-        """Return updates that show motions in the first tab, new ones last."""
+    def _show(self, view: gr.HTML, owner: str, made: Sequence[Take], beside: Sequence[Take] = ()) -> Update:
+        """Return updates that show motions in ``view``, new ones last."""
         takes = [*beside, *made]
         offers = self.made(owner, made) if made else self.offers(owner, takes[-1].id)
-        return {self.view: stage_of(takes), self.table: [take.id for take in takes]} | offers
+        displayed = {self.table: [take.id for take in takes]} if view is self.view else {}
+        return {view: stage_of(takes)} | displayed | offers
+
+    def _keeps(self, view: gr.HTML, fault: gr.HTML) -> None:
+        """Handle the buttons of the motions in ``view``, which keep one or open it in the edit tab."""
+
+        def keep(owner: str, identity: str) -> Update:
+            self.history.keep(owner, identity)
+            return self._show(view, owner, (), [self.take(owner, identity)])
+
+        outputs = [view, *([self.table] if view is self.view else []), *self.offered]
+        self.on_button(view, {"keep": keep}, [], outputs, view, fault)
+        self._edits(view, fault)
 
     def _arrive(self, request: gr.Request, progress: gr.Progress = PROGRESS) -> Update:
         """Show the motion of a permalink, the latest motion of the history, or the example."""
@@ -150,12 +147,14 @@ class Layout(Desk):
 
         def work() -> Update:
             if not {"prompt", "blocks"} & query.keys():
-                return self._show(owner, (), [self.workshop.refreshed(latest[0] if latest else self.example)])
-            ask = Ask.from_query(query, self.limits)
+                take = self.workshop.refreshed(latest[0] if latest else self.example)
+                return self._show(self.view, owner, (), [take])
+            ask = Ask.from_query(query)
             takes = self.workshop.make(ask, model=query.get("model"))
             prompt, auto, seconds, seed, guidance, *_ = self.form
-            lines = {self.lines: _lines(ask)} if ask.blocks else {}
-            return self._show(owner, takes) | lines | {
+            record = ask.record()
+            lines = {self.lines: {name: record.get(name, []) for name in TIMELINE}} if ask.blocks else {}
+            return self._show(self.view, owner, takes) | lines | {
                 prompt: ask.prompt, auto: ask.seconds is None, seconds: ask.seconds or 6, seed: ask.seed,
                 guidance: ask.guidance}
 
@@ -192,7 +191,7 @@ class Layout(Desk):
         def timeline(owner: str, lines: dict[str, Any], seed: float, guidance: float, count: float,
                      formats: Sequence[str]) -> Update:
             takes = self.workshop.make(self.ask(**lines, seed=seed, guidance=guidance), count, formats)
-            return {self.line_view: stage_of(takes)} | self.made(owner, takes)
+            return self._show(self.line_view, owner, takes)
 
         def remake(owner: str, block: str, lines: dict[str, Any], *how: Any) -> Update:
             track, number = block.split()
@@ -201,17 +200,12 @@ class Layout(Desk):
             lines = lines | {"remakes": [*others, again]}
             return {self.lines: lines} | timeline(owner, lines, *how)
 
-        def keep(owner: str, identity: str, *_: Any) -> Update:
-            self.history.keep(owner, identity)
-            return {self.line_view: stage_of([self.take(owner, identity)])} | self.offers(owner, identity)
-
         outputs = [self.line_view, *self.offered]
         self.on([self.line_go.click], timeline, self.line_form, outputs, self.line_view, self.line_fault,
                 self.line_stop)
         self.on_button(self.lines, {"remake": remake}, self.line_form, [*outputs, self.lines], self.line_view,
                        self.line_fault)
-        self.on_button(self.line_view, {"keep": keep}, [], outputs, self.line_view, self.line_fault)
-        self._edits(self.line_view, self.line_fault)
+        self._keeps(self.line_view, self.line_fault)
 
     def _edit_form(self) -> None:
         with gr.Row():
@@ -248,29 +242,24 @@ class Layout(Desk):
                  seed: float, guidance: float, count: float, formats: Sequence[str]) -> Update:
             ask = self.ask(prompt=text, sections=sections, seed=seed, guidance=guidance)
             if not ask.sections:
-                raise InputError(f"name 1 to {self.limits.sections} parts, such as 0.3,0.6")
+                raise InputError(f"name 1 to {LIMITS.sections} parts, such as 0.3,0.6")
             takes = self.workshop.make(ask, count, formats, self.source(owner, origin, upload, chosen))
-            offers = self.made(owner, takes)
+            shown = self._show(self.edit_view, owner, takes)
             if origin == MADE_HERE:  # keep the same motion selected
-                offers[self.edit_source[2]] = self.offers(owner, chosen)[self.edit_source[2]]
-            return {self.edit_view: stage_of(takes)} | offers
-
-        def keep(owner: str, identity: str) -> Update:
-            self.history.keep(owner, identity)
-            return {self.edit_view: stage_of([self.take(owner, identity)])} | self.offers(owner, identity)
+                shown[self.edit_source[2]] = self.offers(owner, chosen)[self.edit_source[2]]
+            return shown
 
         prompt = self.edit_form[4]
         outputs = [self.edit_view, *self.offered]
         self.on([self.edit_go.click, prompt.submit], edit, self.edit_form, outputs, self.edit_view, self.edit_fault,
                 self.edit_stop)
-        self.on_button(self.edit_view, {"keep": keep}, [], outputs, self.edit_view, self.edit_fault)
-        self._edits(self.edit_view, self.edit_fault)
+        self._keeps(self.edit_view, self.edit_fault)
 
     def _caption(self) -> None:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 source = self.source_inputs("A motion to caption")
-                count = gr.Number(3, label=f"Captions, at most {self.limits.captions}")
+                count = gr.Number(3, label=f"Captions, at most {LIMITS.captions}")
                 drawn = gr.Checkbox(False, label="Sample captions instead of taking the most likely words")
                 seed = gr.Number(self.seed, label="Seed")
                 button = gr.Button("Caption", variant="primary")
@@ -292,7 +281,7 @@ class Layout(Desk):
                 with gr.Accordion("Or search by a motion, without words", open=False):
                     source = self.source_inputs("The motion to search with")
                 place = gr.Radio(places, value=places[0], label="Search in")
-                top_k = gr.Number(6, label=f"Number of results (at most {self.limits.found})")
+                top_k = gr.Number(6, label=f"Number of results (at most {LIMITS.found})")
                 button = gr.Button("Search", variant="primary")
                 stop = self.cancel()
             with gr.Column(scale=5, min_width=340):

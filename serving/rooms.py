@@ -1,7 +1,6 @@
 """Storage of results and uploads. Each result has a folder with a random name."""
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -67,14 +66,6 @@ def sweep_leftovers(folder: Path) -> int:
                     shutil.rmtree(left, ignore_errors=True)
                 swept += 1
     return swept
-
-
-def temporary_folder() -> tuple[tempfile.TemporaryDirectory, FileLock]:
-    """Create a temporary folder and lock it as long as the app runs."""
-    folder = tempfile.TemporaryDirectory(prefix=PREFIX)
-    lock = FileLock(Path(folder.name) / LOCK)
-    lock.acquire()
-    return folder, lock
 
 
 def _state(path: Path) -> tuple[float, int, Path]:

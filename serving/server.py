@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from options.evaluate import LOOPBACK
-from serving.asks import Limits
+from serving.asks import LIMITS
 from serving.history import History
 from serving.jobs import Jobs
 from serving.models import load_models
-from serving.rooms import LOCK, Rooms, sweep_leftovers, temporary_folder
+from serving.rooms import LOCK, PREFIX, Rooms, sweep_leftovers
 from serving.visitors import Doorkeeper, Guests
 from serving.workshop import Workshop
 from utils import InputError
@@ -50,7 +50,7 @@ def serve(opt: argparse.Namespace) -> None:
         rooms = Rooms(*root_of(opt, stack))
         models = load_models(opt)
         print(f"models: {models.names}")
-        workshop = Workshop(models, rooms, models.pipeline.sampling.changed(vars(opt)), Limits())
+        workshop = Workshop(models, rooms, models.pipeline.sampling.changed(vars(opt)))
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
@@ -79,10 +79,9 @@ def root_of(opt: argparse.Namespace, stack: ExitStack) -> tuple[Path, float | No
         return folder, None
     if swept := sweep_leftovers(Path(tempfile.gettempdir())):
         print(f"deleted {swept} temporary folder{'s' * (swept > 1)} of an app that was killed")
-    folder, lock = temporary_folder()
-    stack.enter_context(folder)
-    stack.callback(lock.release)
-    return Path(folder.name), 60 * opt.keep_minutes
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX)))
+    stack.enter_context(FileLock(folder / LOCK))
+    return folder, 60 * opt.keep_minutes
 
 
 def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
@@ -119,7 +118,7 @@ def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
     try:
         _, address, public = page.launch(
             server_name=opt.host, server_port=opt.port, share=opt.share, prevent_thread_lock=True, quiet=True,
-            ssr_mode=False, footer_links=[], max_file_size=4 * workshop.limits.upload_bytes, theme=theme(),
+            ssr_mode=False, footer_links=[], max_file_size=4 * LIMITS.upload_bytes, theme=theme(),
             head=f"<style>{STYLE.read_text(encoding='utf-8')}</style><script>{scripts}</script>",
             auth=None if opt.password is None else (USER, opt.password),
             app_kwargs={"routes": routes, "middleware": middleware})

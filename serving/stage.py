@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from serving.history import Take
-from serving.workshop import FORMATS, PAGE, Shown, sentences
+from serving.workshop import PAGE, Shown, sentences
 
 ADDRESS, ARCHIVES = "made", "zip"  # URL paths of result files and archives
 EMPTY = '<div class="stage"><p>{}</p></div>'
@@ -118,8 +118,3 @@ def fault_of(line: str) -> str:
     """Return HTML with an error message and a button to dismiss it."""
     return (f'<div class="fault" role="alert"><span>{html.escape(line)}</span>'
             '<button data-dismiss aria-label="Dismiss this error">✕</button></div>')
-
-
-def formats_of(take: Take) -> list[str]:
-    """Return the file formats of a motion besides .npy."""
-    return [kind for kind in FORMATS if f"{take.ask.stem}.{kind}" in take.files]

@@ -24,7 +24,7 @@ from models.control.optimise import STEPS
 from models.motion_edit import MotionEditor
 from models.text_to_motion import Sample, Sampling
 from motion.foot import lock_feet
-from serving.asks import Ask, Limits, checked_count, checked_formats, checked_text, parse_parts, read_upload
+from serving.asks import LIMITS, Ask, checked_count, checked_formats, checked_text, parse_parts, read_upload
 from serving.history import Take, manifest, motion_picture
 from serving.models import BUNDLED_CAPTIONER, Models
 from serving.rooms import Rooms
@@ -38,7 +38,6 @@ from visualization.outputs import Formats, Made, write_motion
 
 PAGE, SOURCE, TAKE = "index.html", "source.npy", "take.json"
 ZIPPED = 8                       # maximum number of motions in an archive
-FORMATS = ("bvh", "mp4", "glb")  # in addition to .npy
 NUCLEUS = 0.9                    # top-p of sampled captions
 
 
@@ -72,12 +71,17 @@ class SourceMotion:
     record: dict | None  # as ``Ask.source``; None: it was uploaded
     remarks: tuple[str, ...] = ()
 
+    @property
+    def clips(self) -> list[np.ndarray]:
+        """The motion, in parts if it is long."""
+        return [self.features[part.start:part.end] for part in parts_of([self.features])]
+
 
 class Workshop:
     """Runs the models and writes results to ``rooms``."""
 
-    def __init__(self, models: Models, rooms: Rooms, sampling: Sampling, limits: Limits) -> None:
-        self.models, self.rooms, self.sampling, self.limits = models, rooms, sampling, limits
+    def __init__(self, models: Models, rooms: Rooms, sampling: Sampling) -> None:
+        self.models, self.rooms, self.sampling = models, rooms, sampling
         self.spec, self.pipeline = models.spec, models.pipeline
         self.editor = MotionEditor(models.pipeline, MAX_TOKENS)
 
@@ -88,9 +92,9 @@ class Workshop:
         ``source`` is the motion to edit, by default the source in ``ask``. ``model`` is the fingerprint of the models
         that generated the motion before; a note is added if it differs.
         """
-        count = checked_count(count, self.limits.samples, "the number of samples")
-        formats = checked_formats(formats, FORMATS)
-        asks = [replace(ask, seed=checked_count(ask.seed + number, self.limits.seed, "the seed", low=0))
+        count = checked_count(count, LIMITS.samples, "the number of samples")
+        formats = checked_formats(formats)
+        asks = [replace(ask, seed=checked_count(ask.seed + number, LIMITS.seed, "the seed", low=0))
                 for number in range(count)]
         said = remarks([ask.prompt] * bool(ask.prompt) + [block.text for block in (*ask.blocks, *ask.upper)],
                        self.pipeline.text)
@@ -131,7 +135,7 @@ class Workshop:
     def _edited(self, asks: Sequence[Ask], source: SourceMotion) -> list[Outcome]:
         ask, unit = asks[0], self.pipeline.unit
         try:
-            parts = parse_parts(ask.sections, len(source.features), unit, ask.prompt, self.spec.fps, self.limits)
+            parts = parse_parts(ask.sections, len(source.features), unit, ask.prompt, self.spec.fps)
             edited = [self.editor.edit_features(source.features, parts, one.seed, self._sampling(one)) for one in asks]
             entries = constraints_of(ask, self.spec)
             made = [constrained(self.editor, features, entries, self.spec, STEPS) for features in edited]
@@ -148,7 +152,7 @@ class Workshop:
         if source is None:
             raise InputError("upload a motion, or choose a generated one")
         if "upload" not in source:
-            return self.source(None, self.make(Ask.read(source, self.limits), formats=())[0])
+            return self.source(None, self.make(Ask.read(source), formats=())[0])
         path = self.rooms.find(source["room"], SOURCE)
         if path is None:
             raise InputError(f"{source['upload']} has expired; upload it again")
@@ -165,7 +169,7 @@ class Workshop:
     def source(self, upload: str | None, take: Take | None) -> SourceMotion:
         """Load an uploaded motion, or a generated one, which is regenerated if its files have expired."""
         if take is None:
-            name, features, said = read_upload(upload, self.spec, self.limits)
+            name, features, said = read_upload(upload, self.spec)
             return SourceMotion(name, features, None, tuple(f"{name}: {line}" for line in said))
         path = self.rooms.find(take.id, f"{take.ask.stem}.npy")
         if path is None:
@@ -177,7 +181,7 @@ class Workshop:
         """Return a motion of the history. Its files are regenerated if they have expired."""
         if self.rooms.find(take.id, PAGE) is not None:
             return take
-        again = self.make(take.ask, formats=[kind for kind in FORMATS if f"{take.ask.stem}.{kind}" in take.files])[0]
+        again = self.make(take.ask, formats=take.formats)[0]
         return replace(again, kept=take.kept)
 
     def open_file(self, name: str) -> tuple[SourceMotion, Shown]:
@@ -196,10 +200,9 @@ class Workshop:
         captioner = self.models.captioner
         if captioner is None:
             raise InputError(f"there is no captioning model: neither --m2t_name nor the bundled {BUNDLED_CAPTIONER}")
-        count = checked_count(count, self.limits.captions, "the number of captions")
-        seed = checked_count(seed, self.limits.seed, "the seed", low=0)
-        features = source.features
-        clips = [features[part.start:part.end] for part in parts_of([features])]
+        count = checked_count(count, LIMITS.captions, "the number of captions")
+        seed = checked_count(seed, LIMITS.seed, "the seed", low=0)
+        clips = source.clips
         captions = captioner.write(clips, Writing(count, top_p=NUCLEUS if drawn else 1.0, seed=seed))
         ends = np.cumsum([len(clip) for clip in clips]) / self.spec.fps
         whens = [f"{end - len(clip) / self.spec.fps:.1f} – {end:.1f} s" for clip, end in zip(clips, ends, strict=True)]
@@ -214,13 +217,12 @@ class Workshop:
         lamp = self.models.lamp
         if lamp is None:
             raise InputError(f"no model to search with: neither --lamp_name nor the bundled {BUNDLED_LAMP}")
-        top_k = checked_count(top_k, self.limits.found, "the number of motions")
-        words = [checked_text(text, self.limits.letters, "the text")] if source is None else []
+        top_k = checked_count(top_k, LIMITS.found, "the number of motions")
+        words = [checked_text(text, LIMITS.letters, "the text")] if source is None else []
         if words:
             query = lamp.text_features([clean_caption(words[0])]).cpu().numpy()
         else:
-            clips = [source.features[part.start:part.end] for part in parts_of([source.features])]
-            query = motion_vectors([lamp.normalisation.apply(clip) for clip in clips], lamp.motion_features)
+            query = motion_vectors([lamp.normalisation.apply(clip) for clip in source.clips], lamp.motion_features)
         there, gallery = self._searched(lamp, takes)
         hits = []
         for hit in nearest(query, gallery.vectors, top_k, [part.motion for part in gallery.parts]):
@@ -229,12 +231,11 @@ class Workshop:
             clip = read_clip(path, self.spec, say=lambda _: None, trusted=takes is not None)[part.start:part.end]
             picture = motion_picture(self.pipeline.joints(clip), self.spec.skeleton)
             if takes is None:
-                file = path.relative_to(self.models.gallery).as_posix()
-                hits.append(FoundMotion(_prompt_beside(path) or file, hit.score, len(clip) / self.spec.fps, picture,
-                                        file))
+                take, file = None, path.relative_to(self.models.gallery).as_posix()
+                prompt = _prompt_beside(path) or file
             else:
-                take = there[path]
-                hits.append(FoundMotion(take.ask.title, hit.score, len(clip) / self.spec.fps, picture, take=take.id))
+                take, file, prompt = there[path].id, None, there[path].ask.title
+            hits.append(FoundMotion(prompt, hit.score, len(clip) / self.spec.fps, picture, file, take))
         said = f"{len(hits)} of {len(gallery.files)} motions, the nearest first"
         return sentences(said, remarks(words, lamp.text_encoder("query"))), hits
 
@@ -250,7 +251,7 @@ class Workshop:
 
     def _open_gallery(self) -> Gallery:
         models = self.models
-        if models.gallery is None or models.lamp is None:
+        if models.gallery is None:  # a gallery has a model for search
             raise InputError("there is no gallery (--gallery); search the generated motions")
         return open_gallery(models.gallery, models.lamp, self.spec, models.cache)
 

@@ -28,7 +28,7 @@ from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
 from options.evaluate import parse_app_options
 from options.generate import parse_generate_options
-from serving.asks import Ask, Limits
+from serving.asks import Ask
 from serving.history import History, Take
 from serving.jobs import Cancelled, Jobs, RateLimit, Visitor
 from serving.models import Models, load_models
@@ -64,7 +64,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture
 def shop(models: Models, tmp_path: Path) -> Workshop:
-    return Workshop(models, Rooms(tmp_path / "rooms", 60), SAMPLING, Limits())
+    return Workshop(models, Rooms(tmp_path / "rooms", 60), SAMPLING)
 
 
 def ask(prompt: str = "a person walks", **more: object) -> Ask:
@@ -157,10 +157,10 @@ def test_expired_files_and_links_make_the_same_motion_again(shop: Workshop, tmp_
     assert sorted(again.files) == sorted(take.files)
 
     take, = shop.make(ask("a person walks & {{waves}} <b>", seconds=2.0))
-    linked = Ask.from_query(dict(parse_qsl(take.ask.query())), Limits())
+    linked = Ask.from_query(dict(parse_qsl(take.ask.query())))
     assert linked == take.ask
     timeline = Ask.read({**HOW, "blocks": BLOCKS, "waypoints": [{"x": 1, "z": 2, "time": 1}]})
-    assert Ask.from_query(dict(parse_qsl(timeline.query())), Limits()) == timeline
+    assert Ask.from_query(dict(parse_qsl(timeline.query()))) == timeline
     assert shop.make(linked, formats=[], model="0" * 8)[0].remarks[-1].startswith("This was generated with other")
 
 
@@ -236,7 +236,7 @@ WRONG: dict[str, tuple[Do, str]] = {
     "no seed": (lambda shop, _: shop.make(ask(seed=None)), "the seed must be from 0 to 2147483647, not nothing"),
     "samples": (lambda shop, _: shop.make(ask(), 9), "samples must be from 1 to 4"),
     "last seed": (lambda shop, _: shop.make(ask(seed=2**31 - 1), 2), "the seed must be from 0"),
-    "odd link": (lambda *_: Ask.from_query({"seed": "x"}, Limits()), "seed in the link cannot be read: x"),
+    "odd link": (lambda *_: Ask.from_query({"seed": "x"}), "seed in the link cannot be read: x"),
     "no motion": (lambda shop, _: edit(shop, None, "0.1,0.2"), "upload a motion, or choose"),
     "no source": (lambda shop, _: shop.make(ask(sections="0.1,0.2")), "upload a motion, or choose"),
     "far part": (lambda shop, at: edit(shop, upload(at, "a.npy"), "9,9e9"), "ends after more than 120 s"),
