@@ -16,6 +16,11 @@ class Options:
         """Create the settings from ``options``, ignoring unknown keys and using defaults for missing ones."""
         return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
 
+    def changed(self, options: Mapping[str, Any]) -> Self:
+        """Return a copy updated with the values in ``options``, ignoring None values and unknown keys."""
+        known = {field.name: options[field.name] for field in fields(self) if options.get(field.name) is not None}
+        return replace(self, **known)
+
 
 @dataclass(frozen=True)
 class TransformerConfig(Options):
@@ -204,7 +209,7 @@ class DecoderConfig(Options):
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Options):
     """Sampling settings of motion generation. The defaults are the published settings."""
 
     time_steps: int = 10          # steps of iterative unmasking
@@ -219,15 +224,12 @@ class Sampling:
     group_rows: int | None = None  # samples or texts per forward pass; None: 32 with packed layers, else 1
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "Sampling":
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
         """Create the settings from ``options``, using defaults for missing or None values."""
         return cls().changed(options)
 
-    def changed(self, options: Mapping[str, Any]) -> "Sampling":
-        """Return a copy updated with the values in ``options``, ignoring None values and unknown keys."""
-        known = {field.name: options[field.name] for field in fields(self) if options.get(field.name) is not None}
-        return replace(self, **known)
 
+DEFAULT_SAMPLING = Sampling()
 
 # Sampling settings stored in the ``opt.txt`` of the masked transformer, residual transformer and length estimator.
 BASE_SAMPLING = ("time_steps", "cond_scale", "temperature", "topkr", "gumbel_sample")
@@ -236,7 +238,7 @@ LENGTH_SAMPLING = ("length",)
 
 
 @dataclass(frozen=True)
-class Writing:
+class Writing(Options):
     """Settings of caption generation: beam search, or nucleus sampling if ``top_p`` is below 1."""
 
     num_captions: int = 1
@@ -246,10 +248,6 @@ class Writing:
     seed: int = 0
     prompt: str = ""    # words at the start of every caption
     prompt_in_caption: bool = True  # whether captions include ``prompt``; the released evaluation omits it
-
-    def changed(self, options: Mapping[str, Any]) -> "Writing":
-        """Return a copy updated with the values in ``options``, ignoring unknown keys."""
-        return replace(self, **{field.name: options[field.name] for field in fields(self) if field.name in options})
 
 
 # Decoding settings stored in the ``opt.txt`` of a captioner.

@@ -1,7 +1,7 @@
 """Text-to-motion pipeline, from text features to joint positions, and options for faster inference."""
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import overload
@@ -227,16 +227,13 @@ class TextToMotion:
         # Additive attention reads padding, so only samples of equal length may share a forward pass.
         base_rows = sampling.group_rows or default_rows(is_packed(self.transformer))
         ids = self.transformer.generate(
-            features(self.text, texts), lengths, streams, timesteps=sampling.time_steps,
-            cond_scale=sampling.cond_scale, temperature=sampling.temperature, topk_filter_thres=sampling.topkr,
-            gumbel=sampling.gumbel_sample, known=None if known is None else known[..., 0],
-            group_rows=base_rows, negative=features(self.text, negative) if sampling.negative_prompt else None).ids
+            features(self.text, texts), lengths, streams, replace(sampling, group_rows=base_rows),
+            known=None if known is None else known[..., 0],
+            negative=features(self.text, negative) if sampling.negative_prompt else None).ids
         if self.residual is not None:
             streams = sample_generators([stream_seed(seed, number + RESIDUAL_STREAM) for seed in seeds])
             ids = self.residual.generate(
-                ids, features(self.residual_text, texts), lengths, streams, cond_scale=sampling.res_cond_scale,
-                temperature=sampling.res_temperature, topk_filter_thres=sampling.topkr, known=known,
-                group_rows=sampling.group_rows,
+                ids, features(self.residual_text, texts), lengths, streams, sampling, known=known,
                 negative=features(self.residual_text, negative) if sampling.negative_prompt else None)
         return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from benchmarks.train_jobs import TOY, stage_jobs
 from data.dataset import dataset_spec
 from models import layers as module
-from models.config import MaskTransformerConfig
+from models.config import MaskTransformerConfig, Sampling
 from models.layers import KINDS, Conv1d, Linear, SelfAttention, can_pack, choose_linear, is_packed, linear, pack_linears
 from models.text_to_motion import Sample, speed_up
 from models.transformers.mask_transformer import MaskTransformer
@@ -167,7 +167,7 @@ def test_compiled_networks_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch
     cond, lens = torch.randn(2, 6), [7, 12]
 
     def results() -> tuple[torch.Tensor, torch.Tensor]:
-        ids = model.generate(cond, lens, sample_generators([1, 2]), timesteps=3).ids
+        ids = model.generate(cond, lens, sample_generators([1, 2]), Sampling(time_steps=3)).ids
         with torch.no_grad():
             return ids, tokenizer.forward_decoder(ids[1:])
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from data.dataset import dataset_spec
 from data.text_motion import Pair, TextCrops, TextTokens
 from evaluation.metrics import codes_of, reconstruct_clips
-from models.config import ATTENTION_KINDS, MaskTransformerConfig, ResidualTransformerConfig
+from models.config import ATTENTION_KINDS, MaskTransformerConfig, ResidualTransformerConfig, Sampling
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import draw_uniform, padding_of, sample_generators, sample_tokens, static_batches
@@ -133,8 +133,8 @@ def test_same_prompt_same_tokens_whatever_the_batch(kind: str, gumbel: bool, gro
 
     def run(rows: list[int]) -> list[Tensor]:
         lens = [LENS[row] for row in rows]
-        ids = model.generate(cond[rows], lens, sample_generators([seeds[row] for row in rows]), timesteps=6,
-                             gumbel=gumbel, group_rows=group_rows).ids
+        ids = model.generate(cond[rows], lens, sample_generators([seeds[row] for row in rows]),
+                             Sampling(time_steps=6, gumbel_sample=gumbel, group_rows=group_rows)).ids
         return [line[:length] for line, length in zip(ids, lens, strict=True)]
 
     together = run(list(range(len(LENS))))
@@ -153,7 +153,8 @@ def test_a_prompt_is_one_row_unless_passes_of_a_fixed_shape_are_asked_for() -> N
 
 def test_each_step_masks_the_least_certain_tokens_by_the_schedule_and_never_a_kept_one() -> None:
     model, lens, timesteps = make(), torch.tensor([24, 7, 1, 15]), 8
-    result = model.generate(texts(4), lens.tolist(), sample_generators(range(4)), timesteps=timesteps, cond_scale=1)
+    result = model.generate(texts(4), lens.tolist(), sample_generators(range(4)),
+                            Sampling(time_steps=timesteps, cond_scale=1))
     masked = result.steps == model.mask_id
     for step in range(timesteps):
         ratio = math.cos(math.pi / 2 * step / (timesteps - 1))
@@ -275,7 +276,7 @@ def test_same_sample_same_layers_whatever_the_batch(group_rows: int | None) -> N
 
     def run(rows: list[int]) -> Tensor:
         return model.generate(base[rows], cond[rows], [lens[row] for row in rows],
-                              sample_generators([50 + row for row in rows]), group_rows=group_rows)
+                              sample_generators([50 + row for row in rows]), Sampling(group_rows=group_rows))
 
     together = run(list(range(6)))
     for row in range(6):
@@ -307,8 +308,8 @@ class Knowing:
         self.tokens = tokens
 
     def generate(self, base: torch.Tensor, cond: torch.Tensor, lengths: list[int], streams: list[torch.Generator],
-                 group_rows: int, **_: float) -> torch.Tensor:
-        assert group_rows > 1
+                 sampling: Sampling) -> torch.Tensor:
+        assert sampling.group_rows > 1
         self.base, self.cond, self.draws = base, cond, [torch.rand(1, generator=one).item() for one in streams]
         return pad_sequence([tokens[:length] for tokens, length in zip(self.tokens, lengths, strict=True)], True, -1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import INIT_STD, MaskTransformerConfig, Sampling
+from models.config import DEFAULT_SAMPLING, INIT_STD, MaskTransformerConfig, Sampling
 from models.lamp.bert import WordPieces
 from models.lamp.qformer import QFormer, QFormerConfig
 from models.layers import Linear, is_packed, take_positions
@@ -155,11 +155,9 @@ class MaskTransformer(Trunk):
         return token_loss(logits, batch.labels, self.mask_id)
 
     @torch.no_grad()
-    def generate(self, cond: Tensor, token_lens: Sequence[int], generators: Sequence[torch.Generator], *,
-                 timesteps: int = Sampling.time_steps, cond_scale: float = Sampling.cond_scale,
-                 temperature: float = Sampling.temperature, topk_filter_thres: float = Sampling.topkr,
-                 gumbel: bool = Sampling.gumbel_sample, known: Tensor | None = None,
-                 padding_value: int = -1, group_rows: int | None = None, negative: Tensor | None = None) -> Generated:
+    def generate(self, cond: Tensor, token_lens: Sequence[int], generators: Sequence[torch.Generator],
+                 sampling: Sampling = DEFAULT_SAMPLING, *, known: Tensor | None = None, padding_value: int = -1,
+                 negative: Tensor | None = None) -> Generated:
         """Generate tokens for text features ``cond`` (b, c) by iterative unmasking (MaskGIT, section 3.3).
 
         All tokens start masked. Each step samples all masked tokens, keeps the most probable tokens and masks the
@@ -169,33 +167,29 @@ class MaskTransformer(Trunk):
             token_lens: length of each sample in tokens, at least 1.
             generators: one generator per sample. The tokens of a sample do not depend on the rest of the batch, except
                 with ``additive`` attention and no ``group_rows``.
-            timesteps: number of steps.
-            cond_scale: scale of classifier-free guidance; 1 disables it.
-            topk_filter_thres: fraction of the codes that are never sampled, starting with the least probable.
-            gumbel: sample with the Gumbel-max trick instead of inverting the cumulative distribution.
+            sampling: settings for the base layer.
             known: (b, n) tokens to keep, negative where tokens are generated (in-painting).
             padding_value: token id at padding.
-            group_rows: samples per forward pass, see ``static_batches``.
             negative: (b, c) text features to guide away from, by default zeros, which mean no text.
 
         Raises ``RuntimeError`` in training mode, and ``ValueError`` for a length below 1 or a wrong number of rows.
         """
         token_lens = self.checked_lengths(token_lens, generators, cond)
         sees_padding = self.config.attention == "additive"
-        batches = (single_batch(token_lens) if sees_padding and group_rows is None
-                   else static_batches(token_lens, cond.device, group_rows, sees_padding, is_packed(self)))
+        batches = (single_batch(token_lens) if sees_padding and sampling.group_rows is None
+                   else static_batches(token_lens, cond.device, sampling.group_rows, sees_padding,
+                                       is_packed(self)))
         longest = max(token_lens)
         ids = torch.full((len(cond), longest), self.pad_id, device=cond.device)
-        steps = ids.repeat(timesteps, 1, 1)
+        steps = ids.repeat(sampling.time_steps, 1, 1)
         for batch in batches:
-            classes = (self.config.num_tokens,) if gumbel else ()
-            inputs = self.sampling_inputs(batch, cond, negative, token_lens, generators, timesteps, classes)
+            classes = (self.config.num_tokens,) if sampling.gumbel_sample else ()
+            inputs = self.sampling_inputs(batch, cond, negative, token_lens, generators, sampling.time_steps, classes)
             start = torch.full(inputs[0].shape, self.mask_id, device=cond.device).masked_fill(inputs[0], self.pad_id)
             if known is not None:
                 given = batch.take_tokens(known)
                 start = torch.where((given >= 0) & ~inputs[0], given, start)
-            made = self.run_loop(self._unmasked, start, *inputs, cond_scale=cond_scale, temperature=temperature,
-                                 topk_filter_thres=topk_filter_thres, gumbel=gumbel)
+            made = self.run_loop(self._unmasked, start, *inputs, sampling=sampling)
             width = min(longest, batch.length)
             ids[batch.rows, :width] = made[-1, :len(batch.rows), :width]
             steps[:, batch.rows, :width] = made[:-1, :len(batch.rows), :width]
@@ -203,7 +197,7 @@ class MaskTransformer(Trunk):
         return Generated(ids.masked_fill(padding, padding_value), steps)
 
     def _unmasked(self, ids: Tensor, padding: Tensor, noise: Tensor, cond: Tensor, negative: Tensor | None, *,
-                  cond_scale: float, temperature: float, topk_filter_thres: float, gumbel: bool) -> Tensor:
+                  sampling: Sampling) -> Tensor:
         """Generate the masked tokens of ``ids`` (b, n) with ``noise`` (b, timesteps, n, ...).
 
         Returns the input of each step and the result, (timesteps + 1, b, n).
@@ -223,8 +217,9 @@ class MaskTransformer(Trunk):
             masked = (torch.arange(most[step], device=ids.device) < counts[:, None]) & ~fixed.gather(1, at)
             ids = ids.scatter(1, at, ids.gather(1, at).masked_fill(masked, self.mask_id))
             steps.append(ids)
-            logits = self.guided_logits(ids, cond, padding, cond_scale, at, negative)
-            drawn = sample_tokens(logits, topk_filter_thres, temperature, gumbel, take_positions(noise[:, step], at))
+            logits = self.guided_logits(ids, cond, padding, sampling.cond_scale, at, negative)
+            drawn = sample_tokens(logits, sampling.topkr, sampling.temperature, sampling.gumbel_sample,
+                                  take_positions(noise[:, step], at))
             ids = ids.scatter(1, at, torch.where(masked, drawn, ids.gather(1, at)))
             certainty = F.softmax(logits, -1).gather(-1, drawn[..., None]).squeeze(-1)
             scores = torch.full_like(scores, KEPT).scatter(1, at, certainty.masked_fill(~masked, KEPT))

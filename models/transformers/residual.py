@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import INIT_STD, ResidualTransformerConfig, Sampling
+from models.config import DEFAULT_SAMPLING, INIT_STD, ResidualTransformerConfig, Sampling
 from models.layers import Linear, is_packed
 from models.transformers.trunk import (
     TokenLoss,
@@ -140,8 +140,7 @@ class ResidualTransformer(Trunk):
 
     @torch.no_grad()
     def generate(self, base: Tensor, cond: Tensor, token_lens: Sequence[int], generators: Sequence[torch.Generator],
-                 *, cond_scale: float = Sampling.res_cond_scale, temperature: float = Sampling.res_temperature,
-                 topk_filter_thres: float = Sampling.topkr, known: Tensor | None = None, group_rows: int | None = None,
+                 sampling: Sampling = DEFAULT_SAMPLING, *, known: Tensor | None = None,
                  negative: Tensor | None = None) -> Tensor:
         """Generate the residual layers for base-layer tokens ``base`` (b, n). Returns (b, n, q), -1 at padding.
 
@@ -151,19 +150,17 @@ class ResidualTransformer(Trunk):
         token_lens = self.checked_lengths(token_lens, generators, cond, base)
         layers, classes = self.config.num_quantizers - 1, self.config.num_tokens + self.config.published
         ids = base.new_full((*base.shape, self.config.num_quantizers), -1)
-        for batch in static_batches(token_lens, base.device, group_rows, independent=is_packed(self)):
+        for batch in static_batches(token_lens, base.device, sampling.group_rows, independent=is_packed(self)):
             inputs = self.sampling_inputs(batch, cond, negative, token_lens, generators, layers, (classes,))
             start = batch.take_tokens(base).masked_fill(inputs[0], self.pad_id)
             given = None if known is None else batch.take_tokens(known)
-            part = self.run_loop(self._layers_above, start, *inputs, given,
-                                 cond_scale=cond_scale, temperature=temperature, topk_filter_thres=topk_filter_thres)
+            part = self.run_loop(self._layers_above, start, *inputs, given, sampling=sampling)
             width = min(base.shape[1], batch.length)
             ids[batch.rows, :width] = part[:len(batch.rows), :width]
         return ids
 
     def _layers_above(self, base: Tensor, padding: Tensor, noise: Tensor, cond: Tensor, negative: Tensor | None,
-                      given: Tensor | None, *, cond_scale: float, temperature: float,
-                      topk_filter_thres: float) -> Tensor:
+                      given: Tensor | None, *, sampling: Sampling) -> Tensor:
         """Generate layers 1 to q-1 from ``base`` (b, n) with ``noise`` (b, q-1, n, classes). Returns (b, n, q).
 
         Values in ``given`` (b, n, q) that are not negative replace the generated tokens.
@@ -173,10 +170,10 @@ class ResidualTransformer(Trunk):
         for layer in range(1, self.config.num_quantizers):
             history = history + tables[layer - 1][ids[-1]]
             numbers = torch.full((len(base),), layer, device=base.device)
-            logits = self.guided_logits(history, numbers, cond, padding, cond_scale, negative)
+            logits = self.guided_logits(history, numbers, cond, padding, sampling.res_cond_scale, negative)
             if not self.config.published:
                 logits = logits[..., :-1]
-            drawn = sample_tokens(logits, topk_filter_thres, temperature, True, noise[:, layer - 1])
+            drawn = sample_tokens(logits, sampling.topkr, sampling.res_temperature, True, noise[:, layer - 1])
             if given is not None:
                 drawn = torch.where(given[..., layer] >= 0, given[..., layer], drawn)
             ids.append(drawn.masked_fill(padding, self.pad_id))

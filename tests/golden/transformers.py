@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.config import MaskTransformerConfig, ResidualTransformerConfig
+from models.config import MaskTransformerConfig, ResidualTransformerConfig, Sampling
 from models.transformers.mask_transformer import UNUSED, LaMPMaskTransformer, MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import FIXED_TABLE, sample_generators, token_loss
@@ -75,13 +75,13 @@ def _check_logits(model: MaskTransformer, report: Report) -> None:
 def _check_generation(model: MaskTransformer, run: str, cond: Tensor, lens: Tensor, padding_value: int,
                       report: Report) -> None:
     manifest, steps = report.manifest, report.arrays.get(f"{run}_steps", ())
-    result = model.generate(
-        cond, lens, sample_generators(range(len(lens))),
-        timesteps=_told(manifest, "timesteps", "time_steps", default=len(steps) or 10),
+    sampling = Sampling(
+        time_steps=_told(manifest, "timesteps", "time_steps", default=len(steps) or 10),
         cond_scale=_told(manifest, "cond_scale", default=4),
         temperature=_told(manifest, "temperature", default=1),
-        topk_filter_thres=_best_only(model.config.num_tokens),
-        gumbel=_told(manifest, "gumbel", "gumbel_sample", default=False), padding_value=padding_value)
+        topkr=_best_only(model.config.num_tokens),
+        gumbel_sample=_told(manifest, "gumbel", "gumbel_sample", default=False))
+    result = model.generate(cond, lens, sample_generators(range(len(lens))), sampling, padding_value=padding_value)
     report.exact(f"{run}_ids", result.ids)
     report.exact(f"{run}_steps", result.steps)
 
@@ -160,9 +160,9 @@ def check_residual(report: Report) -> None:
         base, run_lens, run_cond = report.required(f"{run}_base", f"{run}_lens", f"{run}_cond")
         ids = model.generate(
             base, run_cond, run_lens, sample_generators(range(len(base))),
-            cond_scale=_told(manifest, "cond_scale", default=5),
-            temperature=_told(manifest, "temperature", default=1),
-            topk_filter_thres=_best_only(config.num_tokens + 1))
+            Sampling(res_cond_scale=_told(manifest, "cond_scale", default=5),
+                     res_temperature=_told(manifest, "temperature", default=1),
+                     topkr=_best_only(config.num_tokens + 1)))
         report.exact(f"{run}_ids", ids)
 
 

@@ -325,8 +325,7 @@ def completes(data: TokenData, opt: argparse.Namespace) -> Make:
         lengths = batch["token_len"].tolist()
         cond = features[batch["caption"].to(features.device)].to(device)
         streams = sample_generators([stream_seed(opt.seed, row) for row in rows])
-        ids = model.generate(batch["tokens"][..., 0], cond, lengths, streams, cond_scale=sampling.res_cond_scale,
-                             temperature=sampling.res_temperature, group_rows=ROWS)
+        ids = model.generate(batch["tokens"][..., 0], cond, lengths, streams, sampling)
         return decode_clips(tokenizer.model, [one[:length] for one, length in zip(ids, lengths, strict=True)],
                             tokenizer.normalisation)
 
