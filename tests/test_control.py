@@ -18,7 +18,6 @@ from data.directions import directed_motions, read_track
 from data.placed_constraints import Stretch, place_constraints
 from data.text import read_prompts
 from models.control.constraints import (
-    Constraint,
     Contacts,
     GroundHeight,
     Heading,
@@ -63,21 +62,13 @@ def placed(folder: Path, *entries: dict, stretch: Stretch = WHOLE) -> list:
     ("[{", ":1:3: not JSON"), ("3", ": expected a list of constraints"), ("[3]", "[0]: expected an object"),
     ([{"kind": "fly"}], '[0].kind: "fly" is not one of path, waypoint'),
     ([WAYPOINT | {"pionts": 1}], "[0].pionts: unknown; a waypoint has point"),
-    ([{"kind": "waypoint", "time": 1}], "[0]: a waypoint needs point"),
     ([{"kind": "waypoint", "point": [0, 1]}], "[0]: a waypoint needs a time or a frame"),
     ([WAYPOINT, WAYPOINT | {"point": [0]}], "[1].point: expected a list of 2, not 1"),
-    ([WAYPOINT | {"point": [0, "1"]}], "[0].point[1]: expected a number, not a text"),
-    ([WAYPOINT | {"point": [0, True]}], "[0].point[1]: expected a number, not true or false"),
     ('[{"kind": "waypoint", "point": [NaN, 1], "time": 1}]', "[0].point[0]: nan is not a finite number"),
-    ([WAYPOINT | {"time": -1}], "[0].time: -1 is below 0"),
     ([WAYPOINT | {"time": [2, 1]}], "[0].time: starts at 2.0 but ends earlier, at 1.0"),
-    ([WAYPOINT | {"frame": 3}], "[0]: give one of time and frame"),
-    ([{"kind": "heading", "degrees": 1, "frame": 1.5}], "[0].frame: frames are whole numbers, not 1.5"),
     ([WRIST | {"joint": "left_tail"}], '[0].joint: "left_tail" is not one of pelvis'),
-    ([{"kind": "pose", "time": 1, "joints": [[0, 0, 0]]}], "[0].joints: expected a list of 22, not 1"),
     ([{"kind": "pose", "time": 1, "file": "gone.npy"}], "[0].file: "),
     ({"1": []}, ": prompt 1: prompts are numbered from 0 to 0"),
-    ('{"0": [], "0": []}', "'0' is given twice"),
 ])
 def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, content: object, place: str) -> None:
     with pytest.raises(InputError, match=re.escape(place)):
@@ -85,13 +76,10 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, content: object, 
 
 
 @pytest.mark.parametrize(("entry", "place"), [
-    (WAYPOINT | {"time": 4.5}, "[0].time: 4.5 is outside a motion of 4 s"),
     ({"kind": "heading", "degrees": 0, "frame": [3, 80]}, "[0].frame: 80 is outside a motion of 80 frames"),
     ({"kind": "path", "points": [[0, 1]], "times": [1, 2]}, "[0].times: 2 times for 1 points"),
     ({"kind": "path", "points": [[0, 1], [1, 1]], "times": [2, 1]}, "[0].times[1]: 1.0 is not after 2.0"),
-    ({"kind": "joint", "joint": "head"}, "[0]: a joint needs position"),
     (WRIST | {"position": [None, None, None]}, "[0]: all axes are null"),
-    ({"kind": "joint", "joint": "head", "positions": [[0, 1, 0]], "frames": [1, 2]}, "[0].positions: 1 positions for"),
     ({"kind": "pose", "time": 1}, "[0]: a pose needs either joints or a file"),
 ])
 def test_what_does_not_fit_a_motion_is_named_with_its_place(tmp_path: Path, entry: dict, place: str) -> None:
@@ -122,8 +110,7 @@ def test_flags_give_paths_and_ends_and_those_that_make_no_sense_are_refused() ->
     assert point[0].frames.tolist() == heading[0].frames.tolist() == [79]
     assert heading[0].angles.item() == pytest.approx(-math.pi / 2)
 
-    for flags in (["--path", "1"], ["--path", "nan,1"], ["--end", "1,2"], ["--loop", "--path", "1,2"],
-                  ["--upper_body_path", "x"], ["--negative_prompt", "..."], ["--best_of", "0"],
+    for flags in (["--path", "nan,1"], ["--end", "1,2"], ["--loop", "--path", "1,2"], ["--upper_body_path", "x"],
                   ["--npz", "--dataset_name", "kit"]):
         with pytest.raises(InputError, match=flags[0]):
             parse_generate_options(["--text_prompt", "a person walks", *flags])
@@ -151,11 +138,9 @@ def test_the_examples_are_constraints_of_a_six_second_motion() -> None:
 
 
 @pytest.mark.parametrize(("script", "flags", "line"), [
-    (gen_t2m, ["--text_prompt", "walks", "--motion_length", "40"], "c.json[0].time: 99 is outside a motion of 2 s"),
     (gen_t2m, ["--text_prompt", "walks"], "c.json[0].time: 99 is outside a motion of 9.8 s"),  # the longest there is
     (gen_t2m, ["--text_path", "p.txt", "--timeline"], "c.json[0].time: 99 is outside a motion of 5 s"),
     (gen_t2m, ["--text_prompt", "walks", "--seconds", "20"], "c.json[0].time: 99 is outside a motion of 20 s"),
-    (edit_t2m, ["--source_motion", "m.npy"], "c.json[0].time: 99 is outside a motion of 2 s"),
     (edit_t2m, ["--source_motion", "m.npy", "--mask_edit_section", "8,12", "--text_prompt", "bows"],
      "c.json[0].time: 99 is outside a motion of 2.4 s"),
 ])
@@ -186,24 +171,6 @@ def at(*frames: int) -> torch.Tensor:
     return torch.tensor(frames)
 
 
-def kinds(joints: torch.Tensor) -> list[Constraint]:
-    """Return one constraint of every kind, none of which ``joints`` (T, 22, 3) meet."""
-    held = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)).to(joints)
-    return [
-        RootPath(at(3, 9), joints.new_tensor([[0.3, 0.2], [-0.5, 1.0]])),
-        Heading(at(5,), joints.new_tensor([0.7])),
-        JointTarget(at(4, 8), 20, joints.new_tensor([[0.5, 1.2, 0.1], [math.nan, 1.0, math.nan]])),
-        Pose(at(6,), joints[1:2] + 0.1), Pose(at(6,), joints[1:2] * 1.1, in_body=True),
-        GroundHeight(at(2, 3), 0.3), Contacts(at(0, 4, 7), held)]
-
-
-def test_every_constraint_has_an_error_for_each_of_its_frames() -> None:
-    joints = torch.from_numpy(walking(12)).double()
-    for constraint in kinds(joints):
-        error = constraint.error(joints, T2M)
-        assert error.shape == (len(constraint.frames),) and error.max() > 0.01
-
-
 def test_errors_are_the_distances_that_they_name() -> None:
     joints = torch.from_numpy(walking(12)).double()
     place = joints[4, 0] + torch.tensor([0.3, 5.0, 0.4])
@@ -215,7 +182,13 @@ def test_errors_are_the_distances_that_they_name() -> None:
     assert left.unit == "degrees"
     assert left.mean == pytest.approx(90, abs=15)  # it walks along +z and sways
     assert str(left).endswith(f": mean error {left.mean:.1f} degrees, largest {left.largest:.1f}")
-    assert Pose(at(4), joints[4:5]).error(joints, T2M).item() == pytest.approx(0, abs=1e-5)
+    elsewhere = joints[4:5] + torch.tensor([3.0, 0, 0])
+    assert Pose(at(4), elsewhere).error(joints, T2M).item() > 1
+    assert Pose(at(4), elsewhere, in_body=True).error(joints, T2M).item() == pytest.approx(0, abs=1e-5)
+    feet = joints[4:6, list(T2M.feet)]
+    assert GroundHeight(at(4), -0.3).error(joints, T2M).item() == pytest.approx(feet[0, :, 1].min().item() + 0.3)
+    slides = feet.diff(dim=0)[0][:, [0, 2]].norm(dim=-1)
+    assert Contacts(at(4), torch.ones(1, 4)).error(joints, T2M).item() == pytest.approx(slides.mean().item())
 
 
 def test_places_and_poses_are_met_and_the_error_left_is_reported(pipeline: TextToMotion) -> None:
