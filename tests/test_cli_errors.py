@@ -70,17 +70,13 @@ def test_bad_flags_are_named(fails: Fails, main: Callable[[], None], arguments: 
 
 
 @pytest.mark.parametrize(("stage", "flags", "told"), [
-    ("vq", ("--lr", "nan"), "--lr"), ("vq", ("--milestones", 5, -1), "--milestones"), ("vq", ("--mu", 1.5), "--mu"),
-    ("vq", ("--code_dim", 32), "--code_dim 32 and --output_emb_width 16 must be equal"),
+    ("vq", ("--lr", "nan"), "--lr"), ("vq", ("--code_dim", 32), "--code_dim 32 and --output_emb_width 16"),
     ("vq", ("--window_size", 30), "--window_size 30 must be a multiple of the 4 frames"),
-    ("vq", ("--window_size", 400), "window of 400 frames"), ("vq", ("--vq_norm", "GN"), "--width"),
-    ("vq", ("--mixed_precision", "fp16"), "needs a GPU"), ("lamp", ("--batch_size", 1), "at least two"),
-    ("lamp", ("--text_only",), "need --init_from"), ("lamp", ("--keep_condition", 1), "need --init_from"),
+    ("vq", ("--window_size", 400), "window of 400 frames"), ("vq", ("--mixed_precision", "fp16"), "needs a GPU"),
+    ("lamp", ("--batch_size", 1), "at least two"), ("lamp", ("--text_only",), "need --init_from"),
     ("lamp", ("--max_text_len", 65), "reads at most 64"), ("lamp", ("--bert_layers", 9), "has 2 layers"),
-    ("t2m", ("--n_heads", 3), "--n_heads 3"), ("t2m", ("--cond_drop_prob", 2), "--cond_drop_prob"),
+    ("t2m", ("--n_heads", 3), "--n_heads 3"),
     ("evaluator", ("--glove", "nowhere"), "nowhere/our_vab_data.npy is missing; prepare/word_vectors.py"),
-    ("evaluator", ("--window_size", 30), "--window_size 30 must be a multiple"),
-    ("evaluator", ("--batch_size", 1), "--batch_size"), ("evaluator", ("--init_from", "nobody"), "no model named"),
 ])
 def test_settings_that_cannot_be_are_named(fails: Fails, stage: str, flags: tuple[object, ...], told: str) -> None:
     main, arguments = TRAINING[stage]
@@ -91,10 +87,7 @@ def test_settings_that_cannot_be_are_named(fails: Fails, stage: str, flags: tupl
     ((), "give either --text_prompt or --text_path"),
     (("--text_path", "prompts.txt", "--motion_length", 40), "--motion_length goes with --text_prompt"),
     (("--text_prompt", "...!"), "no words"), (("--text_path", "nowhere.txt"), "nowhere.txt: No such file"),
-    (("--text_path", "data"), "cannot read prompt file data"),
     *((("--text_prompt", "a", "--motion_length", length), f"4 to 196 frames, not {length}") for length in (3, 197)),
-    (("--text_prompt", "a", "--motion_length", "long"), "--motion_length"),
-    (("--text_prompt", "a", "--side_by_side"), "--side_by_side goes with --repeat_times 2 or more"),
 ])
 def test_a_bad_prompt_is_reported(fails: Fails, toy_copy: Path, arguments: tuple[object, ...], told: str) -> None:
     (toy_copy / "prompts.txt").write_text("a person walks#40\n")
@@ -113,11 +106,8 @@ def test_a_place_that_cannot_be_written_is_named(fails: Fails, toy_copy: Path) -
 
 
 @pytest.mark.parametrize(("main", "arguments", "flag"), [
-    (gen_t2m.main, PROMPT, "--name"), (gen_t2m.main, (*MODELS, "--text_prompt", "a"), "--len_name"),
-    (*TRAINING["lamp"], "--vq_name"), (*TRAINING["t2m"], "--vq_name"), (*TRAINING["t2m"], "--lamp_name"),
-    (*TRAINING["res"], "--vq_name"), (gen_t2m.main, PROMPT, "--res_name"), (*TRAINING["len"], "--lamp_name"),
-    (*EVALUATION["eval_vq"], "--name"), (*EVALUATION["eval_retrieval"], "--name"),
-])
+    (gen_t2m.main, PROMPT, "--name"), (gen_t2m.main, PROMPT, "--res_name"), (*TRAINING["t2m"], "--lamp_name"),
+    (*EVALUATION["eval_vq"], "--name")])
 def test_a_model_that_is_not_there_is_named(fails: Fails, main: Callable[[], None], arguments: tuple[object, ...],
                                             flag: str) -> None:
     assert "no model named 'nonesuch': looked for checkpoints/t2m/nonesuch" in fails(
@@ -143,12 +133,8 @@ def test_a_checkpoint_that_is_cut_short_or_of_another_model_is_named(fails: Fail
 @pytest.mark.parametrize(("model", "key", "value", "told"), [
     ("t2m", "vq_name", None, "lacks vq_name"), ("len", "lamp_name", None, "lacks lamp_name"),
     ("t2m", "latent_dim", "wide", "latent_dim cannot be 'wide'"), ("t2m", "n_heads", 3, "n_heads 3"),
-    ("t2m", "condition", "mood", "condition 'mood' is not one of query, cls, both"),
-    ("t2m", "attention", "sideways", "attention 'sideways' is not one of"),
     ("t2m", "text_encoder", "t5", "text_encoder 't5' is not one of lamp, clip"),
-    ("res", "share_weight", "yes", "share_weight cannot be 'yes'"), ("vq", "depth", 1.5, "depth cannot be 1.5"),
-    ("lamp", "qformer_heads", 3, "hidden 8 is not a multiple of 3 heads"),
-    ("lamp", "max_text_len", 1000, "max_text_len 1000"),
+    ("res", "share_weight", "yes", "share_weight cannot be 'yes'"), ("lamp", "max_text_len", 1000, "max_text_len 1000"),
 ])
 def test_an_option_that_cannot_be_names_file_and_key(fails: Fails, model: str, key: str, value: object,
                                                      told: str) -> None:
@@ -182,15 +168,12 @@ def test_models_that_do_not_belong_together_are_reported(fails: Fails, toy_copy:
 
 
 @pytest.mark.parametrize(("content", "told"), [
-    (None, "cannot read vocabulary"), (b"walk\nrun\n", "is not a BERT vocabulary"), (b"\xff\xfe", "not UTF-8"),
+    (b"walk\nrun\n", "is not a BERT vocabulary"),
     (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n" + b"".join(b"w%d\n" % number for number in range(500)), "504 word pieces"),
 ])
-def test_a_vocabulary_that_is_missing_or_none_is_named(fails: Fails, content: bytes | None, told: str) -> None:
+def test_a_vocabulary_that_is_none_is_named(fails: Fails, content: bytes, told: str) -> None:
     path = Path("checkpoints/t2m/lamp/vocab.txt")
-    if content is None:
-        path.unlink()
-    else:
-        spoil(path, content)
+    spoil(path, content)
     message = fails(gen_t2m.main, *PROMPT)
     assert str(path) in message and told in message
 
@@ -206,9 +189,8 @@ def test_damaged_features_and_statistics_are_named(fails: Fails) -> None:
     main, arguments = TRAINING["vq"]
     path = Path("data/new_joint_vecs/0001.npy")
     whole = path.read_bytes()
-    for content, reason in ((whole[:2000], ""), (b"", ""), (b"some text", "it has no NumPy header")):
-        spoil(path, content)
-        assert f"{path} is not a readable .npy file: {reason}" in fails(main, *arguments)
+    spoil(path, whole[:2000])
+    assert f"{path} is not a readable .npy file: " in fails(main, *arguments)
     np.save(path, np.zeros((60, 251), np.float32))
     assert f"{path} has shape (60, 251), expected (frames, 263)" in fails(main, *arguments)
     spoil(path, whole)
@@ -216,15 +198,12 @@ def test_damaged_features_and_statistics_are_named(fails: Fails) -> None:
     assert "data/Std.npy has standard deviations that are not positive" in fails(main, *arguments)
     np.save("data/Mean.npy", np.full(263, np.inf, np.float32))
     assert "data/Mean.npy has values that are not finite" in fails(main, *arguments)
-    np.save("data/Mean.npy", np.zeros(251, np.float32))
-    assert "data/Mean.npy has shape (251,), expected (263,)" in fails(main, *arguments)
     Path("data/Mean.npy").unlink()
     assert "data/Mean.npy is missing; prepare/motion_features.py creates it" in fails(main, *arguments)
 
 
 def test_a_split_without_clips_is_named(fails: Fails) -> None:
     main, arguments = EVALUATION["eval_vq"]
-    assert "data/other.txt is missing" in fails(main, *arguments, "--split", "other")
     spoil(Path("data/test.txt"), b"\n")
     assert "data/test.txt lists no clip" in fails(main, *arguments)
     spoil(Path("data/test.txt"), b"nonesuch\n")
