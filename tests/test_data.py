@@ -120,8 +120,7 @@ def test_prompt_files_are_read_and_bad_lines_named(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     for content, message in (
             ("a person walks", ":1: expected text#length"), ("a person walks#40\n#comment\nb#x", ":3: the length"),
-            ("#40", "no prompt"), ("ok#40\n!!#40", ":2: the prompt has no words"), ("a#-4", "4 to 196"),
-            ("a#5000", "4 to 196"), ("a#3", "4 to 196"), ("", "no prompt"), ("a#40.5", "the length")):
+            ("#40", "no prompt"), ("ok#40\n!!#40", ":2: the prompt has no words"), ("a#3", "4 to 196")):
         path.write_text(content)
         with pytest.raises(InputError, match=message):
             read_prompts(path)
@@ -238,10 +237,6 @@ def test_data_that_cannot_be_written_to_is_packed_in_the_working_folder(
     monkeypatch.chdir(tmp_path)
     assert list(read_features(spec, "train")) == ["a", "b", "c"]
     assert [path.name.split("-")[0] for path in (tmp_path / ".cache").glob("*/features-*")] == ["features"]
-    (tmp_path / ".cache").rename(tmp_path / "gone")
-    (tmp_path / ".cache").write_text("in the way, too")
-    with pytest.raises(InputError, match="cannot write .*cache"):
-        read_features(spec, "train")
 
 
 def test_motion_tokens_are_made_once_and_again_for_other_motions_or_another_tokenizer(
@@ -281,12 +276,6 @@ def test_motion_tokens_are_made_once_and_again_for_other_motions_or_another_toke
 STUMPS = replace(
     T2M, name="stumps", joint_names=T2M.joint_names[:20], raw_offsets=T2M.raw_offsets[:20], target_lengths=None,
     chains=(*T2M.chains[:3], (9, 14, 17, 19), (9, 13, 16, 18)), mirror_pairs=T2M.mirror_pairs[:-1])
-
-
-def test_widths_follow_from_the_skeleton() -> None:
-    assert [(spec.joints_num, spec.dim_pose) for spec in DATASETS.values()] == [(22, 263), (21, 251)]
-    with pytest.raises(InputError, match="known data sets are t2m, kit"):
-        dataset_spec("stumps")
 
 
 def test_a_new_row_is_enough_for_flags_features_and_bvh(monkeypatch: pytest.MonkeyPatch) -> None:
