@@ -36,18 +36,13 @@ def test_a_sentence_has_22_positions_with_the_vectors_and_classes_of_its_words()
     assert WORD_CLASSES[sentence.pos_onehot[1].argmax()] == "Act_VIP"
 
 
-def _write_vocabulary(folder, words, rows):
-    np.save(folder / "our_vab_data.npy", np.arange(8, dtype=np.float32).reshape(4, 2))
-    (folder / "our_vab_words.pkl").write_bytes(pickle.dumps(words))
-    (folder / "our_vab_idx.pkl").write_bytes(pickle.dumps(rows))
-
-
 def test_a_bad_vocabulary_is_reported_in_one_line(tmp_path):
     with pytest.raises(InputError, match="download_glove"):
         WordVectors.load(tmp_path)
-    for words, rows, told in ((["unk", "walk"], {"unk": 0}, "do not belong"), (["walk"], {"walk": 0}, "no word unk"),
-                              (np.array(["unk"]), {"unk": 0}, "not a plain pickle")):  # it would run code
-        _write_vocabulary(tmp_path, words, rows)
+    np.save(tmp_path / "our_vab_data.npy", np.arange(8, dtype=np.float32).reshape(4, 2))
+    (tmp_path / "our_vab_idx.pkl").write_bytes(pickle.dumps({"unk": 0}))
+    for words, told in ((["unk", "walk"], "do not belong"), (np.array(["unk"]), "not a plain pickle")):  # runs code
+        (tmp_path / "our_vab_words.pkl").write_bytes(pickle.dumps(words))
         with pytest.raises(InputError, match=told):
             WordVectors.load(tmp_path)
 
@@ -112,17 +107,10 @@ def test_own_motions_are_pulled_and_others_pushed_to_the_margin() -> None:
 
 @torch.no_grad()
 def test_the_auto_encoder_weighs_reconstruction_change_and_size_of_movements() -> None:
-    torch.manual_seed(0)
-    model = MovementAutoEncoder(23, 8, 6).eval()
-    motion = torch.randn(2, 16, 23)
-    movements = model.encoder(motion[..., :-4])
-    assert movements.shape == (2, 4, 6)
-    loss = model.loss(motion, 0.5, 0.25)
-    torch.testing.assert_close(loss.sparsity, movements.abs().mean())
-    torch.testing.assert_close(loss.smoothness, (movements[:, 1:] - movements[:, :-1]).abs().mean())
-    torch.testing.assert_close(loss.total, loss.reconstruction + 0.5 * loss.smoothness + 0.25 * loss.sparsity)
-    motion[..., -4:] += 100  # foot contacts, which it does not read
-    torch.testing.assert_close(model.loss(motion, 0.5, 0.25).total, loss.total)
+    model, motion = MovementAutoEncoder(23, 8, 6).eval(), torch.randn(2, 16, 23)
+    movements, loss = model.encoder(motion[..., :-4]), model.loss(motion, 0.5, 0.25)
+    penalties = 0.5 * movements.diff(dim=1).abs().mean() + 0.25 * movements.abs().mean()
+    torch.testing.assert_close(loss.total, loss.reconstruction + penalties)
 
 
 def test_a_run_leaves_the_published_layout_with_its_normalisation_and_words(train: Callable[..., None]) -> None:
@@ -220,12 +208,9 @@ def reshape(network: str, name: str, *shape: int) -> Callable[[dict], None]:
 
 @pytest.mark.parametrize(("spoil", "told"), [
     (lambda content: content["motion_encoder"].pop("gru.bias_hh_l0"), "missing: motion_encoder.gru.bias_hh_l0"),
-    (lambda content: content["text_encoder"].pop("pos_emb.weight"), "text_encoder.pos_emb.weight is missing"),
     (reshape("text_encoder", "output_net.1.bias", 7), "shape: text_encoder.output_net.1.bias (7,) instead of (6,)"),
-    (reshape("movement_encoder", "main.0.weight", 5), "movement_encoder.main.0.weight has shape (5,)"),
     (reshape("motion_encoder", "extra", 2), "unexpected: motion_encoder.extra"),
     (lambda content: content.pop("motion_encoder"), "no weights under motion_encoder"),
-    (lambda content: content.update(text_encoder=3), "no weights under text_encoder"),
 ])
 @pytest.mark.usefixtures("loaded")
 def test_a_wrong_file_is_refused_with_the_name_of_the_first_bad_tensor(spoil: Callable, told: str) -> None:
