@@ -13,7 +13,7 @@ import prepare.import_motion
 from data.dataset import dataset_spec
 from motion.bvh_fit import joints_to_bvh
 from motion.features import canonical_positions
-from motion.recording import joined, normalised, resampled_pose, steady_runs, windows
+from motion.recording import joined, normalised, resampled_pose, steady_runs
 from motion.skeleton import T2M
 from motion.source_rig import place_joints
 from prepare.build_openmotion import build_openmotion, read_index
@@ -67,18 +67,9 @@ def test_long_recordings_become_even_windows(source: Path) -> None:
     np.save(source / "long.npy", figures.walking(390, turn=6.0))
     result = imported(source, overlap=20)
     spans = [(entry.start, entry.end) for entry in result.clips if entry.file == "long.npy"]
-    assert len(spans) == 3
+    assert len(spans) == 3 and (spans[0][0], spans[-1][1]) == (0, 19.5)
     assert all(later[0] <= earlier[1] - 1 for earlier, later in zip(spans, spans[1:], strict=False))
     assert [len(clip(source, f"long_{number:03d}")) for number in range(3)] == [LONGEST] * 3
-
-
-def test_windows_cover_everything_and_share_what_they_must() -> None:
-    for frames in (40, 199, 200, 398, 399, 1000):
-        for overlap in (0, 30):
-            parts = windows(5, 5 + frames, 199, overlap)
-            assert (parts[0][0], parts[-1][1]) == (5, 5 + frames)
-            assert all(end - start <= 199 for start, end in parts)
-            assert all(b[0] <= a[1] - overlap for a, b in zip(parts, parts[1:], strict=False))
 
 
 def test_flips_are_cut_out() -> None:
@@ -99,7 +90,7 @@ def test_t_poses_at_the_ends_are_left_out_and_reported(source: Path) -> None:
     assert len(clip(source, "t")) == 160
 
 
-@pytest.mark.parametrize("stated", ["50", "20", "0.51", "0"])
+@pytest.mark.parametrize("stated", ["50", "0"])
 def test_a_frame_rate_replaces_frame_times_that_are_none(source: Path, stated: str) -> None:
     (source / "rate.bvh").write_text(bvh_text().replace("Frame Time: 0.050000", f"Frame Time: {stated}"))
     refused = imported(source).refused
@@ -121,29 +112,24 @@ def test_legs_are_measured_in_the_given_unit(source: Path) -> None:
 def damaged(folder: Path) -> dict[str, str]:
     """Write unusable files. Returns a part of the expected reason for each."""
     good = bvh_text()
-    lines, head = good.splitlines(), good[:good.index("MOTION")]
+    lines = good.splitlines()
     texts = {
         "truncated.bvh": (good[:len(good) // 2], "rows|values"),
-        "hierarchy_only.bvh": (head, "ends too early"),
+        "walk.c3d": ("", "the file contains markers, not joints; solve .* export BVH"),
         "frames_lie.bvh": (good.replace("Frames: 60", "Frames: 2000000000"), "2000000000 frames"),
         "nan.bvh": ("\n".join([*lines[:-1], "nan " + lines[-1].split(" ", 1)[1]]), "not finite"),
-        "huge.bvh": ("\n".join([*lines[:-1], "1e308 " + lines[-1].split(" ", 1)[1]]), "too large for any unit"),
         "unknown_joints.bvh": (good.replace("Left", "Sinister"), "unknown joints"),
         "same_name_twice.bvh": (good.replace("JOINT RightLeg", "JOINT LeftLeg"), "2 bones are named"),
         "short.bvh": (bvh_text(WALK[:20]), "steady motion"),
-        "swapped.bvh": (good.replace("Left", "#").replace("Right", "Left").replace("#", "Right"), "swapped"),
         "mirrored.bvh": (bvh_text(WALK * [-1, 1, 1]), "swapped"),
         "wrong_axis.bvh": (bvh_text(with_up(WALK, "z")), "seems to be up"),
-        "giant.bvh": (bvh_text(7 * WALK), "not human"),
         "collides_name.bvh": (good, "have the same id"),
-        "walk.c3d": ("", "the file contains markers, not joints; solve .* export BVH"),
     }
     for name, (text, _) in texts.items():
         (folder / name).write_text(text)
     (folder / "collides name.bvh").write_text(good)  # imported first
     arrays = {
         "flat.npy": (np.zeros((60, 66)), "shape"),
-        "nan.npy": (np.where(np.arange(60)[:, None, None] == 30, np.nan, WALK), "finite"),
         "bones_change.npy": (WALK * np.linspace(0.5, 1.5, 60)[:, None, None], "bone lengths vary"),
     }
     for name, (array, _) in arrays.items():
@@ -220,9 +206,8 @@ def test_arrays_with_other_joints_are_read_with_a_mapping(source: Path, tmp_path
 
 
 @pytest.mark.parametrize(("text", "reason"), [
-    ("{", "not JSON"), ("[1]", "not a JSON object"), ('{"tail": "x"}', "tail is not one of"), ("{}", "lacks pelvis"),
-    ('{"pelvis": "a", "neck": ""}', "the bones of neck are empty"),
-    ('{"pelvis": {"a": 0.5}}', "sum to 0.5"), ('{"pelvis": []}', "neither"), ('{"pelvis": {}}', "neither")])
+    ("{", "not JSON"), ('{"tail": "x"}', "tail is not one of"), ("{}", "lacks pelvis"),
+    ('{"pelvis": {"a": 0.5}}', "sum to 0.5"), ('{"pelvis": []}', "neither")])
 def test_an_invalid_mapping_is_reported(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "rig.json").write_text(text)
     with pytest.raises(InputError, match=reason):
@@ -272,8 +257,7 @@ def test_the_script_reports_what_it_found_and_draws_contact_sheets(source: Path,
     assert {path.name for path in (tmp_path / "out" / "contact_sheets").iterdir()} == {"all.png", "sub.png"}
 
 
-@pytest.mark.parametrize("flags", [("--window", "20"), ("--overlap", "12"), ("--unit", "ell"), ("--up", "w"),
-                                   ("--mapping", "nowhere.json")])
+@pytest.mark.parametrize("flags", [("--window", "20"), ("--unit", "ell"), ("--mapping", "nowhere.json")])
 def test_bad_flags_are_refused(source: Path, tmp_path: Path, flags) -> None:
     assert flags[1] in refusal(prepare.import_motion.main, source, tmp_path / "out", *flags, cwd=tmp_path)
 
@@ -385,14 +369,6 @@ def test_clips_are_cut_as_the_index_says_and_a_second_call_resumes(sources: Fold
     np.testing.assert_array_equal(acted, figures.walking(60))
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "source_path,start_frame,end_frame,new_name\nx.npy,a,1,b\n",
-                                  "source_path,start_frame,end_frame,new_name\n../../x.npy,0,1,b\n", ""])
-def test_an_index_that_is_none_is_reported(tmp_path: Path, text: str) -> None:
-    (tmp_path / "index.csv").write_text(text)
-    with pytest.raises(InputError, match="index.csv"):
-        read_cuts(tmp_path / "index.csv")
-
-
 def test_the_script_lists_what_was_not_made(sources: Folders, tmp_path: Path, capsys) -> None:
     run_here(main, tmp_path / "out", "--index", tmp_path / "index.csv", "--humanact12", sources.humanact12, "--quiet",
              "--workers", 1, cwd=tmp_path)
@@ -400,6 +376,8 @@ def test_the_script_lists_what_was_not_made(sources: Folders, tmp_path: Path, ca
     assert "3 clips not extracted (1 of KIT, 1 of MPI_HDM05, 1 of CMU)" in told
     assert "1 clips written" in told
     assert len((tmp_path / "out" / "not_made.txt").read_text().splitlines()) == 3
+    (tmp_path / "index.csv").write_text("a,b\n1,2\n")
+    assert "index.csv:2" in refusal(main, tmp_path / "out", "--index", tmp_path / "index.csv", cwd=tmp_path)
 
 
 @needs(BVH_SAMPLES)
@@ -413,8 +391,7 @@ def test_sample_recordings_give_the_clips_of_the_set(tmp_path: Path) -> None:
         reference = np.load(BVH_SAMPLES / f"{index[name].recording}.npz")["joints22_20fps"]
         np.testing.assert_allclose(joints, normalised(reference), atol=1e-4)
         assert len((tmp_path / "texts" / f"{name}.txt").read_text().splitlines()) == len(index[name].captions)
-    listed = (tmp_path / "all.txt").read_text().split()
-    assert listed == built.clips
+    assert (tmp_path / "all.txt").read_text().split() == built.clips
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "joints").iterdir()}
     build_openmotion([BVH_SAMPLES], tmp_path, quiet=True)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "joints").iterdir()}
@@ -445,9 +422,7 @@ def test_joined_recordings_go_on_where_the_first_one_ended() -> None:
     expected = canonical_positions(torch.from_numpy(second).float(), T2M).numpy()
     got = canonical_positions(torch.from_numpy(joints[57:]).float(), T2M).numpy()
     np.testing.assert_allclose(got, expected, atol=5e-3)
-    np.testing.assert_allclose(joints[57, 0, [0, 2]], joints[49, 0, [0, 2]], atol=1e-6)
-    steps = np.linalg.norm(np.diff(joints[48:59], axis=0), axis=-1).max(1)
-    assert steps.max() < 0.35
+    assert np.linalg.norm(np.diff(joints[48:59], axis=0), axis=-1).max() < 0.35
     across = joints[:, 1] - joints[:, 2] + joints[:, 16] - joints[:, 17]
     angle = np.degrees(np.arctan2(-across[:, 2], across[:, 0]))
     assert abs(angle[57] - angle[49]) < 0.5
