@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.interpolate import interp1d
 
 from data.dataset import dataset_spec
 from data.text import read_captions
@@ -55,10 +56,6 @@ def root(sound: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound, tmp_path / "data"))
 
 
-def kinds(root: Path, dataset_name: str = "t2m") -> set[str]:
-    return {fault.kind for fault in check_data(dataset_spec(dataset_name, root)).faults}
-
-
 def change(path: str, edit: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
     def plant(root: Path) -> None:
         np.save(root / path, edit(np.load(root / path)))
@@ -89,10 +86,7 @@ def slow_down(root: Path) -> None:
     """Replace all motions by ones recorded at 120 fps but stored as 20 fps."""
     for path in (root / "joints").iterdir():
         joints = np.load(path)
-        times = np.arange(0, 80) / 6
-        low = times.astype(int)
-        share = (times - low)[:, None, None]
-        np.save(path, joints[low] * (1 - share) + joints[low + 1] * share)
+        np.save(path, interp1d(np.arange(len(joints)), joints, axis=0)(np.arange(80) / 6))
     (root / "sources.jsonl").unlink()
     for path in (root / "texts").iterdir():
         path.write_text(path.read_text().splitlines()[0])
@@ -108,7 +102,7 @@ FAULTS = {
     "too short": (lambda root: replace_clip(root, np.load(root / "joints/c0050.npy")[:30]), "too short"),
     "too long": (lambda root: replace_clip(root, np.tile(np.load(root / "joints/c0080.npy"), (3, 1, 1))), "too long"),
     "slow motion": (slow_down, "wrong frame rate"),
-    "other rate than the source": (lambda root: replace_clip(root, np.load(root / "joints/c0050.npy")[::1][:50]),
+    "other rate than the source": (lambda root: replace_clip(root, np.load(root / "joints/c0050.npy")[:50]),
                                    "wrong frame rate"),
     "under the floor": (change(FEATURES, lambda x: x - 0.2 * (np.arange(263) % 3 == 2) * (np.arange(263) < 67)
                                - 0.2 * (np.arange(263) == 3)), "under the floor"),
@@ -141,7 +135,6 @@ FAULTS = {
     "copy elsewhere": (lambda root: [shutil.copy(root / "new_joint_vecs/c0000.npy", root / "new_joint_vecs/copy.npy"),
                                      shutil.copy(root / "texts/c0000.txt", root / "texts/copy.txt"),
                                      append("train.txt", "copy\n")(root)], "copy in another split"),
-    "deviation of something else": (change("Std.npy", lambda x: 2 * x), "statistics"),
     "no mean": (lambda root: (root / "Mean.npy").unlink(), "statistics"),
 }
 
@@ -159,7 +152,7 @@ def test_a_planted_fault_is_found_and_mended_if_that_is_safe(root: Path, fault: 
     assert kind in {found.kind for found in checked.faults}
     if fault in SAFE:
         assert fix_data(spec, checked, tag_by_list)
-        left = kinds(root)
+        left = {found.kind for found in check_data(spec).faults}
         assert left <= {"not finite", "sides swapped", "in no split"}  # damaged motions are only removed from splits
         assert kind not in left or "c0050" not in (root / "train.txt").read_text().split()
 
