@@ -71,7 +71,8 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
                      "feet": foot_joints(skeleton),
                      "left": [joint for joint, name in enumerate(skeleton.joint_names) if name.startswith("left_")],
                      "tips": [chain[-1] for chain in skeleton.chains if "_" in skeleton.joint_names[chain[-1]]]},
-        "body": _body() if skeleton == T2M else None,
+        "body": {"file": base64.b64encode(FILE.read_bytes()).decode("ascii"), "palette": PALETTE, "clothes": CLOTHES,
+                 "rest": REST.tolist()} if skeleton == T2M else None,
         "motions": [{
             "name": motion.name, "caption": motion.caption, "frames": len(motion.plain),
             "tracks": _tracks(motion.plain, motion.locked, skeleton, fps),
@@ -88,12 +89,6 @@ def make_page(motions: Sequence[PageMotion], skeleton: Skeleton, fps: float, tit
         assert slot, f"page.html has no slot for {name}"
         page = head + text + tail
     return page
-
-
-def _body() -> dict[str, object]:
-    """Encode the body mesh, its colours and its constants for the page script."""
-    return {"file": base64.b64encode(FILE.read_bytes()).decode("ascii"), "palette": PALETTE, "clothes": CLOTHES,
-            "rest": REST.tolist()}
 
 
 def _tracks(plain: np.ndarray, locked: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, dict[str, object]]:

@@ -1,4 +1,5 @@
 """Decode latents to joint positions with gradients, and measure and close the seams of loops."""
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,13 +57,13 @@ class Decoding:
         cyclic: whether the motion is a loop.
     """
 
-    def __init__(self, pipeline: TextToMotion, tokens: Tensor, source: Tensor | None = None,
+    def __init__(self, pipeline: TextToMotion, tokens: Tensor, source: np.ndarray | Tensor | None = None,
                  cyclic: bool = False) -> None:
         self.pipeline, self.skeleton, self.cyclic = pipeline, pipeline.skeleton, cyclic
         with torch.no_grad():
             self.start = pipeline.tokenizer.latents(tokens.view(1, len(tokens), -1)).detach().float()
             decoded = self._decoded(self.start)
-            self.offset = None if source is None else source.to(decoded) - decoded
+            self.offset = None if source is None else torch.as_tensor(source).to(decoded) - decoded
             places = self.places(self.features(self.start))
             self.bones = Bones(places, self.skeleton)
             fitted = self.bones.fitted(places)
@@ -116,35 +117,29 @@ def seam_painted(editor: MotionEditor, tokens: Tensor, text: str, seed: int, sam
     return torch.cat([painted[seam:], painted[:seam]])
 
 
-@dataclass(frozen=True)
-class Closing:
-    """Requirements for closing a loop."""
+def closing_error(start: Tensor, metres: float) -> Callable[[Tensor], Tensor]:
+    """Return a function that measures the gap between the end and the start of a loop, in metres plus weighted radians.
 
-    heading: bool  # whether the loop returns to its initial heading
-    place: bool    # whether the loop returns to its initial position
-    metres: float  # unit of length of the features in metres
+    Features (T, d) have the unit of length ``metres``. The loop must return to its initial heading if the motion with
+    the features ``start`` turns little, and to its initial position if that motion travels little.
+    """
+    def after_last(features: Tensor) -> tuple[Tensor, Tensor]:  # turn in radians and displacement (2,) of one cycle
+        root = root_motion(torch.cat([features, features[:1]]))
+        return 2 * features[:, 0].sum(), metres * root.position[-1, [0, 2]]
 
-    @classmethod
-    def of(cls, features: Tensor, metres: float) -> "Closing":
-        """Choose the requirements for looping a motion with ``features`` (T, d)."""
-        turn, way = _after_last(features, metres)
-        return cls(abs(float(turn)) < TURN_BACK, float(way.norm()) < STAY, metres)
+    turn, way = after_last(start)
+    turns_back, stays = abs(float(turn)) < TURN_BACK, float(way.norm()) < STAY
 
-    def error(self, features: Tensor) -> Tensor:
-        """Compute the distance between the end and the start of a loop, in metres plus weighted radians."""
-        turn, way = _after_last(features, self.metres)
+    def error(features: Tensor) -> Tensor:
+        turn, way = after_last(features)
         error = features.new_zeros(())
-        if self.heading:
+        if turns_back:
             error = error + METRES_PER_RADIAN * turn.abs()
-        if self.place:
+        if stays:
             error = error + (way.square().sum() + 1e-12).sqrt()
         return error
 
-
-def _after_last(features: Tensor, metres: float) -> tuple[Tensor, Tensor]:
-    """Compute the turn in radians and the displacement (2,) in metres of one cycle of a loop."""
-    root = root_motion(torch.cat([features, features[:1]]))
-    return 2 * features[:, 0].sum(), metres * root.position[-1, [0, 2]]
+    return error
 
 
 def seam_excess(joints: Tensor, skeleton: Skeleton) -> Tensor:

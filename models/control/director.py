@@ -1,6 +1,7 @@
 """Controlled generation: motions with constraints, loops, combined bodies, and the best of several samples."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,60 +67,57 @@ class Director:
 
     def _one(self, direction: Direction, seed: int) -> Directed:
         starts = self._starts(direction, seed)
-        start, constraints = starts[0]
-        if not constraints and not direction.loop:
-            features = start.source
+        first = starts[0]
+        if not first.constraints and not direction.loop:
+            features = first.source
             if features is None:
-                features = self.pipeline.features_of([start.tokens], self.sampling and self.sampling.group_rows)[0]
+                features = self.pipeline.features_of([first.tokens], self.sampling and self.sampling.group_rows)[0]
             return Directed(self.pipeline.joints(features), features)
         made: list[Directed] = []
-        for start, constraints in starts[:TRIES]:
-            made.append(optimise(self.pipeline, start.tokens, constraints, self.settings, start.source, direction.loop))
+        for start in starts[:TRIES]:
+            made.append(optimise(self.pipeline, start.tokens, start.constraints, self.settings, start.source,
+                                 direction.loop))
             if not RETRIED[0] < made[-1].largest < RETRIED[1]:
                 break
         return min(made, key=lambda one: one.largest)
 
-    def _starts(self, direction: Direction, seed: int) -> list[tuple["_Start", Sequence[Constraint]]]:
+    def _starts(self, direction: Direction, seed: int) -> list["_Start"]:
         """Sample up to ``CANDIDATES`` initial motions and create their constraints. The smallest error comes first.
 
         Sampling stops at the first motion with an error of at most ``FAR_START``.
         """
-        if direction.place is None:
-            return [(self._drawn(direction, seed), ())]
-        found: list[tuple[float, _Start, Sequence[Constraint]]] = []
+        found: list[_Start] = []
         for one in [seed, *(stream_seed(seed, CANDIDATE_STREAM, number) for number in range(1, CANDIDATES))]:
-            start = self._drawn(direction, one)
-            error, constraints = self._placed(direction, start)
-            found.append((error, start, constraints))
-            if error <= FAR_START:
+            tokens, source = self._drawn(direction, one)
+            constraints, errors = (), []
+            if direction.place is not None:
+                joints = Decoding(self.pipeline, tokens, source, direction.loop).first
+                constraints = tuple(direction.place(joints))
+                errors = [float(constraint.error(joints, self.pipeline.skeleton).mean())
+                          for constraint in constraints if len(constraint.frames)]
+            found.append(_Start(max(errors, default=0.0), tokens, source, constraints))
+            if found[-1].error <= FAR_START:
                 break
-        return [(start, constraints) for _, start, constraints in sorted(found, key=lambda one: one[0])]
+        return sorted(found, key=lambda start: start.error)
 
-    def _placed(self, direction: Direction, start: "_Start") -> tuple[float, Sequence[Constraint]]:
-        source = None if start.source is None else torch.from_numpy(start.source).to(self.pipeline.device)
-        joints = Decoding(self.pipeline, start.tokens, source, direction.loop).first
-        constraints = tuple(direction.place(joints))
-        errors = [float(constraint.error(joints, self.pipeline.skeleton).mean()) for constraint in constraints
-                  if len(constraint.frames)]
-        return max(errors, default=0.0), constraints
-
-    def _drawn(self, direction: Direction, seed: int) -> "_Start":
+    def _drawn(self, direction: Direction, seed: int) -> tuple[Tensor, np.ndarray | None]:
         tokens, source = direction.draw(seed), None
         if direction.upper is not None:
             upper = direction.upper(stream_seed(seed, UPPER_STREAM))
             source = combined_features(self.pipeline, *map(self.pipeline.decode, (tokens, upper)))
             tokens = self.pipeline.encode(source) if tokens.dim() == 2 else self.pipeline.encode(source)[:, 0]
         if direction.loop:
-            return _Start(seam_painted(self.editor, tokens, direction.text, seed, self.sampling), None)
-        return _Start(tokens, source)
+            return seam_painted(self.editor, tokens, direction.text, seed, self.sampling), None
+        return tokens, source
 
 
-@dataclass(frozen=True)
-class _Start:
+class _Start(NamedTuple):
     """Initial motion of the optimisation."""
 
+    error: float               # largest mean error of a constraint
     tokens: Tensor             # (n, q)
     source: np.ndarray | None  # (T, d) features encoded by the tokens; None: the decoded ones
+    constraints: tuple[Constraint, ...]
 
 
 def combined_features(pipeline: TextToMotion, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from models.control.constraints import GROUND, Constraint, Contacts, JointTarget, Pose, Remaining, RootPath, remaining
-from models.control.decoding import Closing, Decoding, SeamGaps, seam_excess, seam_gaps
+from models.control.decoding import Decoding, SeamGaps, closing_error, seam_excess, seam_gaps
 from models.control.settle import fix_poses, offset_joints, shift_root
 from models.text_to_motion import TextToMotion
 from motion.features import feature_groups, local_positions, root_motion
@@ -100,8 +100,7 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
     Raises ``ValueError`` for a frame outside the motion.
     """
     settings = settings or ControlSettings()
-    start = None if source is None else torch.as_tensor(source, dtype=torch.float32, device=pipeline.device)
-    decoding = Decoding(pipeline, tokens, start, cyclic)
+    decoding = Decoding(pipeline, tokens, source, cyclic)
     frames = len(decoding.first)
     for constraint in constraints:
         if len(constraint.frames) and not 0 <= int(constraint.frames.min()) <= int(constraint.frames.max()) < frames:
@@ -140,7 +139,7 @@ def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], set
         usual = _physical(decoding, features, decoding.places(features), decoding.first)
         standing = support(decoding.first, skeleton).clamp_min(decoding.floor)
         fastest = max(FASTEST_BODY, float(decoding.first[:, 0].diff(dim=0).norm(dim=-1).max()))
-    closing = Closing.of(features, decoding.pipeline.metres) if decoding.cyclic else None
+    closing = closing_error(features, decoding.pipeline.metres) if decoding.cyclic else None
     steps = settings.steps
     moved = torch.zeros_like(start).requires_grad_()  # in standard deviations
     for pull in (1.0, HARDER):
@@ -160,7 +159,7 @@ def optimised_latents(decoding: Decoding, constraints: Sequence[Constraint], set
                 huber = 2 * huber_loss(error, torch.zeros_like(error), delta=MILD)
                 loss = loss + pull * (settings.constraint * error.mean() + settings.square * huber)
             if closing is not None:
-                loss = loss + settings.constraint * closing.error(features)
+                loss = loss + settings.constraint * closing(features)
                 loss = loss + settings.seam * seam_excess(joints, skeleton)
             weights = (settings.jerk, settings.slide, settings.swing, settings.bones)
             physical = _physical(decoding, features, places, joints)

@@ -210,21 +210,20 @@ class LaMP(LaMPFeatures):
         scale = self.temp if self.config.published else self.temp.exp().clamp(max=MAX_SCALE)
         return cosines * scale
 
-    def negative_probabilities(self, scores: Tensor, ids: Tensor, others: Tensor | None = None,
-                               first: int = 0, excluded: Tensor | None = None) -> Tensor:
+    def negative_probabilities(self, scores: Tensor, ids: Tensor, first: int = 0,
+                               excluded: Tensor | None = None) -> Tensor:
         """Compute the probabilities (b, n) of sampling each column as the negative of a row, from ``scores`` (b, n).
 
-        Row i and column ``first`` + i belong to the same pair. ``ids`` (b, t) are the texts of the rows, and ``others``
-        (n, t) the texts of the columns, by default the same. Pairs in ``excluded`` (b, n), by default pairs of equal
-        texts, are never sampled, unless a row has no other candidate; with ``published`` nothing is excluded. Raises
-        ``ValueError`` for a batch of one pair.
+        Row i and column ``first`` + i belong to the same pair. Pairs in ``excluded`` (b, n), by default those of equal
+        texts ``ids`` (b, t), are never sampled, unless a row has no other candidate; with ``published`` nothing is
+        excluded. Raises ``ValueError`` for a batch of one pair.
         """
         rows, columns = scores.shape
         if columns < 2:
             raise ValueError("a batch of one pair has no negatives to match")
         if self.config.published:
             return masked_softmax(scores)
-        excluded = same_caption(ids, others) if excluded is None else excluded
+        excluded = same_caption(ids) if excluded is None else excluded
         own = own_column(rows, columns, first, ids.device)
         return masked_softmax(scores, torch.where(excluded.all(1, keepdim=True), own, excluded))
 
@@ -321,8 +320,7 @@ class LaMP(LaMPFeatures):
             chosen = chosen * everyone // len(chosen) - pairs.first
             rows = chosen[(chosen >= 0) & (chosen < size)].to(rows.device, non_blocking=True)
         uniform = batch_slice.rand(generator, size, 2).to(rows.device, non_blocking=True)[rows]
-        own = pairs.all_ids[pairs.own]
-        sampled = [sample_columns(self.negative_probabilities(way, own, pairs.all_ids, pairs.first, no)[rows], numbers)
+        sampled = [sample_columns(self.negative_probabilities(way, pairs.ids, pairs.first, no)[rows], numbers)
                    for way, no, numbers in zip((scores.text, scores.motion), pairs.excluded, uniform.T, strict=True)]
         return Negatives(*sampled, rows)
 

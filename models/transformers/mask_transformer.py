@@ -14,16 +14,15 @@ from models.lamp.bert import WordPieces
 from models.lamp.qformer import QFormer, QFormerConfig
 from models.layers import Linear, is_packed, take_positions
 from models.transformers.trunk import (
+    StaticBatch,
     TokenLoss,
     Trunk,
     attention_mask,
     cosine_mask_ratio,
     distinct_rows,
-    lowest,
     needed_width,
     padding_of,
     sample_tokens,
-    single_batch,
     static_batches,
     token_loss,
 )
@@ -48,10 +47,6 @@ class Corrupted:
     ids: Tensor      # (b, n) model input
     labels: Tensor   # (b, n) ground-truth token at predicted positions, the mask id elsewhere
     padding: Tensor  # (b, n) True at padding
-
-    def cut(self, length: int) -> "Corrupted":
-        """Return the first ``length`` positions."""
-        return Corrupted(self.ids[:, :length], self.labels[:, :length], self.padding[:, :length])
 
 
 @dataclass(frozen=True)
@@ -135,7 +130,8 @@ class MaskTransformer(Trunk):
         codes = batch_slice.randint(generator, self.config.num_tokens, b, n).to(ids.device, non_blocking=True)
         padding = padding_of(token_lens, n)
         counts = (cosine_mask_ratio(progress) * token_lens).round().clamp_min(1)
-        chosen = lowest(uniform[0].masked_fill(padding, KEPT), counts) & ~padding
+        ranks = uniform[0].masked_fill(padding, KEPT).argsort(dim=1, stable=True).argsort(dim=1)
+        chosen = (ranks < counts[:, None]) & ~padding
         at_random = chosen & (uniform[1] < RANDOM_SHARE)
         at_mask = chosen & ~at_random & (uniform[2] < MASK_SHARE)
         seen = ids.masked_fill(padding, self.pad_id)
@@ -149,10 +145,12 @@ class MaskTransformer(Trunk):
         ``ids`` (b, n) are tokens, ``cond`` (b, c) text features and ``token_lens`` (b,) lengths in tokens.
         """
         batch = self.corrupt(ids, token_lens, generator, batch_slice)
+        width = ids.shape[1]
         if self.config.attention != "additive":  # additive attention reads the padding
-            batch = batch.cut(needed_width(token_lens, ids.shape[1]))
-        logits = self(batch.ids, self.drop_condition(cond, generator, batch_slice), batch.padding)
-        return token_loss(logits, batch.labels, self.mask_id)
+            width = needed_width(token_lens, width)
+        cond = self.drop_condition(cond, generator, batch_slice)
+        logits = self(batch.ids[:, :width], cond, batch.padding[:, :width])
+        return token_loss(logits, batch.labels[:, :width], self.mask_id)
 
     @torch.no_grad()
     def generate(self, cond: Tensor, token_lens: Sequence[int], generators: Sequence[torch.Generator],
@@ -176,10 +174,11 @@ class MaskTransformer(Trunk):
         """
         token_lens = self.checked_lengths(token_lens, generators, cond)
         sees_padding = self.config.attention == "additive"
-        batches = (single_batch(token_lens) if sees_padding and sampling.group_rows is None
-                   else static_batches(token_lens, cond.device, sampling.group_rows, sees_padding,
-                                       is_packed(self)))
         longest = max(token_lens)
+        if sees_padding and sampling.group_rows is None:
+            batches = [StaticBatch(list(range(len(token_lens))), len(token_lens), longest)]
+        else:
+            batches = static_batches(token_lens, cond.device, sampling.group_rows, sees_padding, is_packed(self))
         ids = torch.full((len(cond), longest), self.pad_id, device=cond.device)
         steps = ids.repeat(sampling.time_steps, 1, 1)
         for batch in batches:

@@ -260,12 +260,6 @@ def cosine_mask_ratio(progress: Tensor) -> Tensor:
     return torch.cos(progress * math.pi / 2)
 
 
-def lowest(scores: Tensor, counts: Tensor) -> Tensor:
-    """Create a mask (b, n) of the ``counts`` (b,) lowest ``scores`` (b, n) per row. Ties are chosen in order."""
-    ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
-    return ranks < counts[:, None]
-
-
 def sample_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """Create one generator per seed, on the CPU, so that a seed gives the same noise on every device."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -274,12 +268,6 @@ def sample_generators(seeds: Sequence[int]) -> list[torch.Generator]:
 def kept_classes(classes: int, thres: float) -> int:
     """Return the number of classes that may be sampled, ``ceil((1 - thres) * classes)``, but at least one."""
     return max(1, math.ceil((1 - thres) * classes - ROUNDING))
-
-
-def top_k_filter(logits: Tensor, thres: float) -> Tensor:
-    """Set all logits (..., classes) except the ``kept_classes`` largest to -inf."""
-    values, indices = logits.topk(kept_classes(logits.shape[-1], thres), dim=-1)
-    return torch.full_like(logits, -math.inf).scatter(-1, indices, values)
 
 
 def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], rounds: int, size: Sequence[int],
@@ -297,18 +285,18 @@ def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], 
 
 
 def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool, uniform: Tensor) -> Tensor:
-    """Filter ``logits`` (b, n, classes) with ``top_k_filter``, and sample tokens (b, n) at ``temperature``.
+    """Sample tokens (b, n) from the ``kept_classes`` largest ``logits`` (b, n, classes) at ``temperature``.
 
     With ``gumbel``, the Gumbel-max trick (Maddison et al. 2014) is used and ``uniform`` is (b, n, classes). Otherwise
     the cumulative distribution is inverted and ``uniform`` is (b, n).
     """
     temperature = max(temperature, SMALLEST_TEMPERATURE)
+    values, indices = logits.topk(kept_classes(logits.shape[-1], thres), dim=-1)
     if gumbel:
-        values, indices = logits.topk(kept_classes(logits.shape[-1], thres), dim=-1)
         chosen = uniform.gather(-1, indices).clamp_min(torch.finfo(torch.float32).tiny)
         best = (values.float() / temperature - torch.log(-torch.log(chosen))).argmax(-1, keepdim=True)
         return indices.gather(-1, best).squeeze(-1)
-    scaled = top_k_filter(logits, thres).float() / temperature
+    scaled = torch.full_like(logits, -math.inf).scatter(-1, indices, values).float() / temperature
     cumulative = F.softmax(scaled.double(), -1).cumsum(-1)
     target = uniform[..., None] * cumulative[..., -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
@@ -372,8 +360,3 @@ def static_batches(token_lens: Sequence[int], device: torch.device, rows: int | 
     chunks = [(length, samples[start:start + rows]) for length, samples in sorted(by_length.items())
               for start in range(0, len(samples), rows)]
     return [StaticBatch(chunk, len(chunk) if independent else rows, length) for length, chunk in chunks]
-
-
-def single_batch(token_lens: Sequence[int]) -> list[StaticBatch]:
-    """Put all samples into one batch of the longest length."""
-    return [StaticBatch(list(range(len(token_lens))), len(token_lens), max(token_lens))]

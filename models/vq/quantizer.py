@@ -149,8 +149,7 @@ class EmaQuantizer(nn.Module):
         return torch.where(((here >= 0) & (here < len(rows))).unsqueeze(1), fresh, 0)
 
     @torch.no_grad()
-    def _initialise(self, rows: Tensor, generator: torch.Generator, batch_slice: BatchSlice = WHOLE,
-                    layer: int = 0) -> None:
+    def _initialise(self, rows: Tensor, generator: torch.Generator, batch_slice: BatchSlice, layer: int) -> None:
         """Initialise the codebook with rows of the first micro-batch.
 
         Later micro-batches of the step sample the same random numbers, to keep the generators in sync.
