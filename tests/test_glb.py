@@ -12,8 +12,7 @@ from data.dataset import dataset_spec
 from motion.bvh import read_bvh
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rig_of, rigid_joints
 from motion.skeleton import KIT, T2M, Skeleton
-from tests.figures import standing
-from tests.gltf import forward_kinematics, numbers, posed
+from tests.gltf import numbers, posed
 from tests.sample_motion import sample_motion
 from tests.toy import ROOT
 from visualization.glb import write_glb
@@ -25,34 +24,6 @@ SKELETONS = pytest.mark.parametrize("skeleton", [T2M, KIT], ids=lambda skeleton:
 
 def metres(skeleton: Skeleton, frames: int = 30) -> np.ndarray:
     return sample_motion(skeleton, frames) * (1.0 if skeleton is T2M else 0.001)
-
-
-def skinned(path: Path, material: str) -> np.ndarray:
-    """Compute the vertices (T, V, 3) of a material in every frame of an animation."""
-    gltf = GLTF2().load(str(path))
-    skin, (times, nodes) = gltf.skins[0], forward_kinematics(gltf)
-    world = np.zeros((len(times), len(skin.joints), 4, 4))
-    for row, joint in enumerate(skin.joints):
-        world[:, row, :3, 3], world[:, row, :3, :3] = nodes[joint][0], nodes[joint][1].as_matrix()
-    world[..., 3, 3] = 1
-    moves = world @ numbers(gltf, skin.inverseBindMatrices).reshape(-1, 4, 4).mT
-    [primitive] = [each for each in gltf.meshes[0].primitives if gltf.materials[each.material].name == material]
-    rows = np.unique(numbers(gltf, primitive.indices))
-    parts = primitive.attributes
-    bones, weights = numbers(gltf, parts.JOINTS_0)[rows], numbers(gltf, parts.WEIGHTS_0)[rows] / 255
-    places = np.pad(numbers(gltf, parts.POSITION)[rows], ((0, 0), (0, 1)), constant_values=1)
-    return np.einsum("vk,tvkab,vb->tva", weights, moves[:, bones], places)[..., :3]
-
-
-@pytest.mark.parametrize("move", [(0, 0, 0), (0, -0.04, 0), (0.04, 0.02, 0)], ids=["flat", "on heels", "tilted"])
-def test_soles_stand_on_the_floor_and_heels_do_not_sink(tmp_path: Path, move: tuple[float, float, float]) -> None:
-    joints = standing(40)
-    joints[20:, [7, 8]] += move
-    write_glb(tmp_path / "a.glb", joints_to_bvh(joints, T2M, 20), T2M)
-    soles = skinned(tmp_path / "a.glb", "Soles")
-    low = soles[:, soles[0, :, 1] < 0.5, 1].min(1)  # without the whites of the eyes
-    assert np.median(low) == pytest.approx(0, abs=0.003)
-    assert low.min() > -0.006
 
 
 def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
