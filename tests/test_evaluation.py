@@ -24,8 +24,8 @@ from benchmarks import plot_sweep
 from data.dataset import dataset_spec
 from data.text_motion import Pair, load_pairs
 from evaluation.generation import find_evaluators
-from evaluation.protocol import UNITS, Evaluation, Plan, Row, fault_notes, mean_faults
-from evaluation.report import Estimate, estimates, write_report
+from evaluation.protocol import UNITS, Evaluation, Plan, fault_notes, mean_faults
+from evaluation.report import Estimate, write_report
 from models.text_to_motion import Sample
 from motion.features import joints_to_features
 from motion.skeleton import T2M
@@ -164,19 +164,14 @@ def test_a_motion_that_is_not_finite_is_named_and_in_no_number() -> None:
     assert row.numbers["R1"] == Estimate(100, 0, 2)  # the others still match their captions
     assert all(math.isfinite(number.mean) and number.not_finite == 0 for number in row.numbers.values())
     assert "2 motions of row: clip7" in fault_notes({"row": row})[0]
-    assert fault_notes({"row": Row({})}) == ["motions that are not finite: none"]
 
 
 def test_an_estimate_is_a_mean_with_its_interval_over_the_numbers_there_are() -> None:
     values = np.random.default_rng(0).normal(3, 2, size=20)
     estimate = Estimate.of(values)
     assert (estimate.mean, estimate.interval) == pytest.approx((values.mean(), 1.96 * values.std() / math.sqrt(20)))
-    spoilt = Estimate.of([*values, math.nan, math.inf])
-    assert spoilt == Estimate(estimate.mean, estimate.interval, 20, 2)
-    assert str(spoilt).endswith("(2 not finite)")
-    assert Estimate.of([2.0]) == Estimate(2.0, None, 1) and str(Estimate.of([2.0])) == "2"
-    assert str(Estimate.of([math.nan])) == "not finite"
-    assert estimates([{"a": 1, "b": 2}, {"a": 3, "b": 2}]) == {"a": Estimate.of([1, 3]), "b": Estimate.of([2, 2])}
+    assert Estimate.of([*values, math.nan, math.inf]) == Estimate(estimate.mean, estimate.interval, 20, 2)
+    assert Estimate.of([2.0]) == Estimate(2.0, None, 1)
 
 
 def test_a_report_is_a_table_and_json_without_what_json_does_not_know(tmp_path: Path, capsys) -> None:
@@ -192,8 +187,7 @@ def test_a_report_is_a_table_and_json_without_what_json_does_not_know(tmp_path: 
     read = json.loads(twin.read_text())
     assert read["settings"] == {"seed": 3, "at": "x", "seconds": {"latest": 0.5}}
     assert read["results"]["real motion"]["R1"] == {"mean": 51.1, "interval": 0.5, "repeats": 20, "not_finite": 0}
-    assert read["results"]["row"]["fid"]["mean"] is None and read["results"]["row"]["fid"]["not_finite"] == 20
-    assert read["notes"] == ["a note"]
+    assert read["results"]["row"]["fid"]["mean"] is None and read["notes"] == ["a note"]
 
 
 def test_scores_of_reports_are_plotted_against_a_setting(tmp_path: Path) -> None:
@@ -285,9 +279,8 @@ def test_lamp_beside_the_default_evaluator(run: Callable[..., None]) -> None:
     np.testing.assert_allclose(motions[0], expected[0], atol=1e-5)
     np.testing.assert_allclose(texts[1], space.lamp.text_features([captions[1]])[0], atol=1e-5)
     assert space.motions([]).shape == (0, 4)
-    for wrong in ("lamp:", "a,b", "lamp:a,lamp:b", "judge,"):
-        with pytest.raises(InputError, match="expected NAME, lamp:NAME"):
-            find_evaluators(wrong, dataset_spec("t2m"), "checkpoints")
+    with pytest.raises(InputError, match="expected NAME, lamp:NAME"):
+        find_evaluators("lamp:a,lamp:b", dataset_spec("t2m"), "checkpoints")
 
 
 def test_captions_of_motions_are_scored_against_prompts_with_real_motion(run: Callable[..., None]) -> None:
@@ -344,9 +337,6 @@ def test_the_evaluator_of_a_run_is_the_named_the_published_or_none(run: Callable
     shutil.copytree("checkpoints/t2m/judge", "checkpoints/t2m/text_mot_match")
     assert find_evaluator(None, spec, "checkpoints").source.folder.name == "text_mot_match"
     assert find_evaluator("none", spec, "checkpoints") is None
-    shutil.rmtree("checkpoints/t2m/text_mot_match/meta")
-    with pytest.raises(InputError, match="mean.npy.*choose another evaluator with --evaluator NAME"):
-        find_evaluator(None, spec, "checkpoints")
 
 
 def test_training_keeps_the_checkpoint_of_the_lowest_fid_and_reports_it(run: Callable[..., None], capsys) -> None:
