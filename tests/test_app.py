@@ -30,15 +30,6 @@ from tests.toy_models import make_captioner, make_models
 
 FLAGS = ("--gpu_id", "-1", "--name", "t2m", "--res_name", "none", "--len_name", "len", "--m2t_name", "m2t",
          "--lamp_name", "lamp", "--time_steps", "2", "--quiet")
-# Contrast of the borders of unchecked boxes with their background.
-BOXES = """(() => {
-    const bright = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).reduce((sum, value, i) =>
-        sum + [0.2126, 0.7152, 0.0722][i] * ((value / 255 + 0.055) / 1.055) ** 2.4, 0.05);
-    return [...document.querySelectorAll('input:is([type=checkbox], [type=radio]):not(:checked)')]
-        .filter(each => each.checkVisibility()).map(getComputedStyle)
-        .map(style => [style.borderTopColor, style.backgroundColor].map(bright).sort((a, b) => b - a))
-        .map(([high, low]) => high / low);
-})()"""
 expect.set_options(timeout=PATIENCE)
 gradio_client = pytest.importorskip("gradio_client", reason="there is no Gradio: pip install -r requirements-app.txt")
 
@@ -208,8 +199,6 @@ def test_a_motion_is_found_with_its_prompt_and_picture_and_opened_for_editing(pa
     stage(page).locator("#caption", has_text="a person walks").wait_for()
     tab.locator(".cards").get_by_role("button", name="Edit").first.click()
     tab = page.locator("[role=tabpanel]:visible")
-    box = tab.get_by_role("combobox")
-    assert box.evaluate("box => getComputedStyle(box).textOverflow") == "ellipsis"  # and not under the arrow
     tab.get_by_label("What happens in these parts?").fill("a person bows")
     press(page, "Edit")
     stage(page).locator("#caption", has_text="a person bows").wait_for()
@@ -346,7 +335,6 @@ def test_every_tab_suits_everybody_on_every_screen(page: Page, address: str, sch
             page.set_viewport_size({"width": width, "height": height})
             assert axe_faults(page) == [], (tab, width)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
-            assert all(contrast >= 3 for contrast in page.evaluate(BOXES)), tab
             if width == SIZES[0][0]:
                 assert small_targets(page) == [], tab
 
@@ -400,8 +388,7 @@ def test_programs_make_edit_caption_and_search_motions_by_version_1_of_the_inter
     for query in ({"text": "someone walks"}, {"text": None, "motion": sent["source"]}):
         found = client.predict(**query, count=2, api_name="/v1_search")["results"]
         assert len(found) == 2 and {one["id"] for one in found} <= {made["id"], again["id"], edited["id"]}
-    for wrong, told in (({"path": "/etc/passwd"}, "upload the file first"), ("x.npy", "no longer in the gallery"),
-                        (5, "upload the file first")):
+    for wrong, told in (({"path": "/etc/passwd"}, "upload the file first"), ("x.npy", "no longer in the gallery")):
         with pytest.raises((gradio_client.exceptions.AppError, ValueError), match=told):
             client.predict(wrong, api_name="/v1_source")
 
