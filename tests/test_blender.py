@@ -99,21 +99,18 @@ def test_limbs_point_where_they_do_in_the_motion(folder: Path, character: Seen, 
     assert angles(ours, theirs).max() < most
 
 
-def test_soles_are_on_the_floor(character: Seen) -> None:
-    assert np.abs(np.median(character.lowest)) < 0.02
-    assert character.lowest.min() > -0.03
+@pytest.mark.parametrize("name", ["walk.glb", "t.fbx", "a.glb"])
+def test_soles_are_on_the_floor(folder: Path, name: str) -> None:
+    lowest = Seen.load(folder / name).lowest
+    assert np.abs(np.median(lowest)) < 0.02
+    assert lowest.min() > -0.03
 
 
-@pytest.mark.parametrize(("motion", "character", "out", "complaint"), [
-    ("walk.bvh", "nobody.fbx", "x.fbx", "nobody.fbx is missing"),
-    ("walk.bvh", "robot.blend", "x.fbx", "robot.blend is not a Mixamo character: there is no bone mixamorig:Hips, only "
-                                         "base, lever"),
-    ("empty.bvh", "t_pose.fbx", "x.fbx", "empty.bvh, line 0: the file ends too early"),
-    ("walk.bvh", "t_pose.fbx", "x.obj", "x.obj must be one of .fbx, .glb, .blend")])
-def test_what_cannot_be_done_is_reported_in_one_line(folder: Path, motion: str, character: str, out: str,
-                                                 complaint: str) -> None:
-    (folder / "empty.bvh").touch()
-    done = retarget(folder / motion, folder / character, folder / out)
+@pytest.mark.parametrize(("character", "out", "complaint"), [
+    ("robot.blend", "x.fbx", "robot.blend is not a Mixamo character: there is no bone mixamorig:Hips, only base"),
+    ("t_pose.fbx", "x.obj", "x.obj must be one of .fbx, .glb, .blend")])
+def test_what_cannot_be_done_is_reported_in_one_line(folder: Path, character: str, out: str, complaint: str) -> None:
+    done = retarget(folder / "walk.bvh", folder / character, folder / out)
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
     assert not (folder / out).exists()
