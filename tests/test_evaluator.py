@@ -15,10 +15,10 @@ from data.language import WORD_CLASSES, WordVectors, sentence_layout
 from data.text_motion import load_pairs
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator, MovementAutoEncoder, matching_loss
-from storage.checkpoint import load_checkpoint, save_checkpoint, write_options
+from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.evaluation import LoadedEvaluator, load_evaluator
 from tests.test_resume import assert_equal
-from tests.toy import TINY_EVALUATOR, refusal, run_here, run_script
+from tests.toy import TINY_EVALUATOR, run_here, run_script
 from utils import InputError
 from utils.files import save_npy
 
@@ -100,9 +100,8 @@ def test_own_motions_are_pulled_and_others_pushed_to_the_margin() -> None:
     # text 0 with motion 1, text 1 with motion 2, text 2 with motion 0: 10.05, 10.77 and 3 apart
     assert float(loss.negative) == pytest.approx(7**2 / 3)
     assert float(loss.total) == pytest.approx(float(loss.positive + loss.negative))
-    both = matching_loss(text, motion, margin=10.0, shifts=2)  # and text 0 with 2: 4; 1 with 0: 8.06; 2 with 1: 10.44
-    assert float(both.negative) == pytest.approx((7**2 + 6**2 + (10 - 65**0.5)**2) / 6)
-    assert float(matching_loss(text, motion, 10.0, shifts=50).negative) == float(both.negative)
+    many = matching_loss(text, motion, margin=10.0, shifts=50)  # and text 0 with 2: 4; 1 with 0: 8.06; 2 with 1: 10.44
+    assert float(many.negative) == pytest.approx((7**2 + 6**2 + (10 - 65**0.5)**2) / 6)
 
 
 @torch.no_grad()
@@ -156,15 +155,6 @@ def test_a_run_in_half_precision_can_be_packed(toy_folder: Path, tmp_path: Path,
     motions, tokens = [pair.features for pair in pairs], [pair.tokens[0] for pair in pairs]
     np.testing.assert_allclose(packed.motions(motions), whole.motions(motions), atol=0.02)
     np.testing.assert_allclose(packed.texts(tokens), whole.texts(tokens), atol=0.02)
-
-
-def test_a_checkpoint_without_its_settings_is_not_packed(tmp_path: Path) -> None:
-    released = tmp_path / "checkpoints" / "t2m" / "released"
-    save_checkpoint(released / "model" / "latest.tar", {"vq_model": {"weight": torch.zeros(1)}})
-    write_options(released / "opt.txt", {"name": "released"})
-    line = refusal(prepare.bundle_model.main, "released", "--out", "packed", cwd=tmp_path)
-    assert "does not contain its settings" in line
-    assert not (tmp_path / "packed").exists()
 
 
 SPEC = dataset_spec("t2m")
