@@ -1,5 +1,4 @@
 """Unfamiliar prompts: detection, storage and reports."""
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 import gen_t2m
 from data.dataset import dataset_spec
 from data.text import cut_words, remarks
-from models.lamp.features import Familiarity, is_latin, word_means
+from models.lamp.features import Familiarity, word_means
 from prepare import familiarity as tool
 from storage.generation import FAMILIARITY_FILE, LoadedLaMP, load_familiarity, load_lamp, save_familiarity
 from tests.figures import walking
@@ -48,11 +47,6 @@ def lamp(home: Path):
     (lamp.source.folder / FAMILIARITY_FILE).unlink(missing_ok=True)
 
 
-def test_texts_in_other_writing_are_recognised() -> None:
-    assert all(map(is_latin, ("a person walks", "it's a left-hand wave!", "él camina", "walks 3 steps")))
-    assert not any(map(is_latin, ("12 34 56", "他走路", "человек идёт", "🤸 🏊", "?!", "")))
-
-
 def test_the_file_is_read_as_written_and_other_files_are_refused(lamp: LoadedLaMP, tmp_path: Path) -> None:
     assert load_familiarity(tmp_path, WIDTH) is None
     write_known(lamp, 0.25)
@@ -72,8 +66,6 @@ def test_words_beyond_the_text_limit_are_named(lamp: LoadedLaMP) -> None:
     cut = cut_words(" ".join(words), text)
     kept = words[:len(words) - len(cut)]
     assert cut and kept and cut_words(" ".join(kept), text) == []
-    read, whole = (text.pieces.encode([" ".join(some)], text.max_text_len).ids for some in (kept, words))
-    assert torch.equal(read[:, :-1], whole[:, :read.shape[1] - 1])
     line = remarks([" ".join(words)], text)[0]
     assert cut[0] in line and "--timeline" in line
 
@@ -89,7 +81,7 @@ def test_generation_reports_unfamiliar_prompts_and_refuses_them_with_strict(
 
 
 @pytest.mark.usefixtures("lamp")
-def test_the_tool_writes_a_small_file_and_measures_it(home: Path, tmp_path: Path, capsys) -> None:
+def test_the_tool_writes_the_file_and_measures_it(home: Path, tmp_path: Path, capsys) -> None:
     data = make_dataset(tmp_path / "data")
     ids, held_out = ((data / f"{split}.txt").read_text().split() for split in ("train", "val"))
     (data / "train.txt").write_text("\n".join(name for name in ids if name not in held_out))
@@ -103,5 +95,3 @@ def test_the_tool_writes_a_small_file_and_measures_it(home: Path, tmp_path: Path
     assert "validation captions: 100.0% of 1 kept" in printed and "unknown texts: 100.0% of 2 found" in printed
     known = load_lamp("lamp", SPEC, home / "checkpoints").familiarity
     assert len(known.foreign) == 4 and 0 < len(known.centres) == len(known.labels) <= 4
-    shutil.copy(home / "checkpoints" / "t2m" / "lamp" / FAMILIARITY_FILE, tmp_path)
-    assert (tmp_path / FAMILIARITY_FILE).stat().st_size < 2**20
