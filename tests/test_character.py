@@ -151,10 +151,9 @@ def test_soles_are_on_the_floor_and_scenery_is_hidden(page: Page, tmp_path: Path
     scene, binary = split(character(tmp_path, "mixamo"))
     for node in scene["nodes"]:
         node["name"] = node["name"] if toes else node["name"].replace("ToeBase", "Point")
-    ground = {"name": "Ground", "mesh": 1, "translation": [0, -2, 0], "scale": [9, 1, 9]}
     plain = {name: scene["meshes"][0]["primitives"][0]["attributes"][name] for name in ("POSITION", "NORMAL")}
     scene["meshes"].append({"primitives": [{"attributes": plain}]})
-    scene["nodes"].append(ground)
+    scene["nodes"].append({"name": "Ground", "mesh": 1, "translation": [0, -2, 0], "scale": [9, 1, 9]})
     scene["scenes"][0]["nodes"].append(len(scene["nodes"]) - 1)
     upload(page, join(tmp_path / "scenery.glb", scene, binary))
     assert page.evaluate("viewer.stage.character.group.getObjectByName('Ground').visible") is False
@@ -177,9 +176,8 @@ def test_a_vrm_animation_has_the_joints_of_the_motion(page: Page, tmp_path: Path
 @pytest.mark.parametrize(("content", "complaint"), [
     (b"hello", "is not a glTF binary"),
     (struct.pack("<4sII", b"glTF", 2, 24) + struct.pack("<I4s", 400, b"JSON") + b"{}  ", "is cut off"),
-    (struct.pack("<4sII", b"glTF", 2, 24) + struct.pack("<I4s", 4, b"JSON") + b"{{  ", "is damaged"),
     (struct.pack("<4sII", b"glTF", 2, 24) + struct.pack("<I4s", 4, b"JSON") + b"{}  ", "has no hips"),
-], ids=["other", "cut", "damaged", "bones"])
+], ids=["other", "cut", "bones"])
 def test_what_is_no_character_is_refused_in_one_line(page: Page, tmp_path: Path, content: bytes,
                                                      complaint: str) -> None:
     (tmp_path / "<b>x.glb").write_bytes(content)
