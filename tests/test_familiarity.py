@@ -1,7 +1,6 @@
 """Unfamiliar prompts: detection, storage and reports."""
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,9 +10,7 @@ from data.text import cut_words, remarks
 from models.lamp.features import Familiarity, word_means
 from prepare import familiarity as tool
 from storage.generation import FAMILIARITY_FILE, LoadedLaMP, load_familiarity, load_lamp, save_familiarity
-from tests.figures import walking
-from tests.toy import make_dataset, refusal, run_here
-from tests.toy_models import make_models
+from tests.toy import refusal, run_here
 from utils import InputError
 
 SPEC = dataset_spec("t2m")
@@ -29,22 +26,9 @@ def write_known(lamp: LoadedLaMP, threshold: float) -> None:
     save_familiarity(lamp.source.folder / FAMILIARITY_FILE, Familiarity(centres, KNOWN, -centres[:1], threshold))
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with toy models without familiarity files, and a gallery of one motion."""
-    home = tmp_path_factory.mktemp("familiarity")
-    make_models(home / "checkpoints")
-    (home / "gallery").mkdir()
-    np.save(home / "gallery" / "walk.npy", walking(60))
-    return home
-
-
 @pytest.fixture
-def lamp(home: Path):
-    """The toy LaMP model. Its familiarity file is deleted after the test."""
-    lamp = load_lamp("lamp", SPEC, home / "checkpoints")
-    yield lamp
-    (lamp.source.folder / FAMILIARITY_FILE).unlink(missing_ok=True)
+def lamp(toy_copy: Path) -> LoadedLaMP:
+    return load_lamp("lamp", SPEC, toy_copy / "checkpoints")
 
 
 def test_the_file_is_read_as_written_and_other_files_are_refused(lamp: LoadedLaMP, tmp_path: Path) -> None:
@@ -71,27 +55,26 @@ def test_words_beyond_the_text_limit_are_named(lamp: LoadedLaMP) -> None:
 
 
 def test_generation_reports_unfamiliar_prompts_and_refuses_them_with_strict(
-        home: Path, lamp: LoadedLaMP, capsys: pytest.CaptureFixture[str]) -> None:
+        toy_copy: Path, lamp: LoadedLaMP, capsys: pytest.CaptureFixture[str]) -> None:
     write_known(lamp, 0.5)
-    run_here(gen_t2m.main, *GEN, "--text_prompt", "12345", cwd=home)
+    run_here(gen_t2m.main, *GEN, "--text_prompt", "12345", cwd=toy_copy)
     assert '"12345" is unlike' in capsys.readouterr().out
-    run_here(gen_t2m.main, *GEN, "--text_prompt", KNOWN[0], "--strict", cwd=home)
+    run_here(gen_t2m.main, *GEN, "--text_prompt", KNOWN[0], "--strict", cwd=toy_copy)
     assert "unlike" not in capsys.readouterr().out
-    assert "unlike" in refusal(gen_t2m.main, *GEN, "--text_prompt", "12345", "--strict", cwd=home)
+    assert "unlike" in refusal(gen_t2m.main, *GEN, "--text_prompt", "12345", "--strict", cwd=toy_copy)
 
 
-@pytest.mark.usefixtures("lamp")
-def test_the_tool_writes_the_file_and_measures_it(home: Path, tmp_path: Path, capsys) -> None:
-    data = make_dataset(tmp_path / "data")
+def test_the_tool_writes_the_file_and_measures_it(toy_copy: Path, capsys) -> None:
+    data = toy_copy / "data"
     ids, held_out = ((data / f"{split}.txt").read_text().split() for split in ("train", "val"))
     (data / "train.txt").write_text("\n".join(name for name in ids if name not in held_out))
     for name in held_out:
         (data / "texts" / f"{name}.txt").write_text("a person walks and waves#a/DET#0.0#0.0\n")
-    unknown = tmp_path / "unknown.txt"
+    unknown = toy_copy / "unknown.txt"
     unknown.write_text("# texts\nrides a horse\n12345\n他走路\nplays chess\nswims\n🐎\n")
     run_here(tool.main, "--lamp_name", "lamp", "--data_root", data, "--unknown", unknown, "--centres", 4,
-             "--checkpoints_dir", home / "checkpoints", "--quiet", cwd=tmp_path)
+             "--quiet", cwd=toy_copy)
     printed = capsys.readouterr().out
     assert "validation captions: 100.0% of 1 kept" in printed and "unknown texts: 100.0% of 2 found" in printed
-    known = load_lamp("lamp", SPEC, home / "checkpoints").familiarity
+    known = load_lamp("lamp", SPEC, toy_copy / "checkpoints").familiarity
     assert len(known.foreign) == 4 and 0 < len(known.centres) == len(known.labels) <= 4
