@@ -1,6 +1,5 @@
 """The evaluator: networks, caption input, training, and loading of published and invalid files."""
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,17 +74,9 @@ FLAGS = ("--data_root", "data", "--glove", "glove", "--gpu_id", "-1", *TINY_EVAL
 
 
 @pytest.fixture
-def train(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Function that runs the training script in an empty folder with the data."""
-    for name in ("data", "glove"):
-        (tmp_path / name).symlink_to(toy_folder / name)
-    monkeypatch.chdir(tmp_path)
-
-    def run(name: str, *flags: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["train_evaluator.py", "--name", name, *FLAGS, *map(str, flags)])
-        train_evaluator.main()
-
-    return run
+def train(toy_copy: Path) -> Callable[..., None]:
+    """Function that runs the training script in a copy of the toy folder."""
+    return lambda name, *flags: run_here(train_evaluator.main, "--name", name, *FLAGS, *flags, cwd=toy_copy)
 
 
 def latest(name: str) -> dict:
@@ -140,14 +131,11 @@ def test_a_stopped_run_resumes_to_the_same_weights(train: Callable[..., None]) -
         assert_equal(parts[part], whole[part])
 
 
-def test_a_run_in_half_precision_can_be_packed(toy_folder: Path, tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    flags = ("--data_root", toy_folder / "data", "--glove", toy_folder / "glove", "--mixed_precision", "bf16")
-    run_script("train_evaluator.py", "--name", "new", *FLAGS, *flags, cwd=tmp_path)
-    spec = dataset_spec("t2m", toy_folder / "data")
+def test_a_run_in_half_precision_can_be_packed(toy_copy: Path) -> None:
+    run_script("train_evaluator.py", "--name", "new", *FLAGS, "--mixed_precision", "bf16", cwd=toy_copy)
+    spec = dataset_spec("t2m", "data")
     whole, pairs = load_evaluator("new", spec, "checkpoints"), load_pairs(spec, "val")
-    run_here(prepare.bundle_model.main, "new", "--out", "packed", cwd=tmp_path)
+    run_here(prepare.bundle_model.main, "new", "--out", "packed", cwd=toy_copy)
     assert {path.relative_to("packed/t2m/new").as_posix() for path in Path("packed").rglob("*") if path.is_file()} == {
         "opt.txt", "meta/mean.npy", "meta/std.npy", "glove/our_vab_data.npy", "glove/our_vab_words.txt",
         "model/finest.safetensors"}
@@ -182,14 +170,6 @@ def publish(config: EvaluatorConfig) -> Evaluator:
 def loaded(home: Path) -> LoadedEvaluator:  # noqa: ARG001 (changes to an empty folder)
     publish(TINY)
     return load_evaluator("text_mot_match", SPEC, "checkpoints")
-
-
-def motions(*lengths: int) -> list[np.ndarray]:
-    return [np.random.default_rng(length).normal(size=(length, SPEC.dim_pose)) for length in lengths]
-
-
-def caption(*words: str) -> list[str]:
-    return [f"{word}/NOUN" for word in words]
 
 
 def reshape(network: str, name: str, *shape: int) -> Callable[[dict], None]:
