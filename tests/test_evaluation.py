@@ -3,7 +3,6 @@ import json
 import math
 import re
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -230,12 +229,7 @@ FAST = ("--repeat_times", "2", "--mm_texts", "2", "--time_steps", "2", "--name",
 def run(toy_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     make_evaluator(toy_copy / "checkpoints" / "t2m" / "judge")
     monkeypatch.setattr("storage.checkpoint.PRETRAINED", toy_copy / "nothing")  # ignore bundled models
-
-    def call(main: Callable[[], None], *arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["script.py", *CPU, *map(str, arguments)])
-        main()
-
-    return call
+    return lambda main, *arguments: run_here(main, *CPU, *arguments, cwd=toy_copy)
 
 
 def report(name: str, ext: str = "evaluation") -> dict:
