@@ -28,10 +28,8 @@ FPS = 20
 MOTIONS = {
     "walk": figures.walking(),
     "walk in a circle": figures.walking(turn=2 * np.pi),
-    "facing backwards": figures.walking(facing=np.pi),
     "half turn in one frame": figures.figure(20, yaw=np.repeat([0.0, np.pi], 10)),
     "arms up": figures.raising("both", top=2.4),
-    "kick": figures.kicking("left"),
     "one pose": figures.standing(1),
     "limbs all over the place": sample_motion(T2M, 90, turn=5.0, sway=0.9),
 }
