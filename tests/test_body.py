@@ -7,15 +7,7 @@ from motion.foot import lock_feet
 from motion.skeleton import T2M
 from tests.browser import needs_chromium, open_browser
 from tests.figures import walking
-from visualization.body import (
-    SOLES,
-    TOES,
-    Fitted,
-    fit,
-    offsets_of,
-    stances,
-    world_turns,
-)
+from visualization.body import REST, SOLES, TOES, Fitted, fit, offsets_of, stances, world_turns
 from visualization.html import PageMotion, write_page
 
 WALK = lock_feet(walking(60, 1.0), T2M, 20.0)
@@ -51,6 +43,17 @@ def test_turns_point_every_bone_along_its_joints_and_bend_toes_alone() -> None:
     in_air = world_turns(raised, offsets, stance)
     for ankle, toe in TOES.items():
         assert np.allclose(in_air[:, toe], in_air[:, ankle])
+
+
+def test_knees_bend_forward_about_their_axis() -> None:
+    joints = np.zeros((1, 22, 3))
+    for joint, parent in enumerate(T2M.parents):
+        if parent >= 0:
+            joints[0, joint] = joints[0, parent] + REST[joint]
+    joints[:, [7, 10]] += [-0.2, 0.25, -0.25]  # the left shin is bent backwards and inwards
+    turns = world_turns(joints, offsets_of(joints), np.full((2, 2), 0.02))
+    axis = np.cross(joints[0, 4] - joints[0, 1], joints[0, 7] - joints[0, 4])
+    assert np.dot(turns[0, 1] @ [1, 0, 0], axis) > 0.99 * np.linalg.norm(axis)
 
 
 @needs_chromium
