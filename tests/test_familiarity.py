@@ -7,7 +7,7 @@ import torch
 import gen_t2m
 from data.dataset import dataset_spec
 from data.text import cut_words, remarks
-from models.lamp.features import Familiarity, word_means
+from models.lamp.features import Familiarity, is_latin, word_means
 from prepare import familiarity as tool
 from storage.generation import FAMILIARITY_FILE, LoadedLaMP, load_familiarity, load_lamp, save_familiarity
 from tests.toy import refusal, run_here
@@ -29,6 +29,11 @@ def write_known(lamp: LoadedLaMP, threshold: float) -> None:
 @pytest.fixture
 def lamp(toy_copy: Path) -> LoadedLaMP:
     return load_lamp("lamp", SPEC, toy_copy / "checkpoints")
+
+
+def test_texts_in_other_writing_are_recognised() -> None:
+    assert all(map(is_latin, ("a person walks", "it's a left-hand wave!", "él camina", "walks 3 steps")))
+    assert not any(map(is_latin, ("12 34 56", "他走路", "человек идёт", "🤸 🏊", "?!", "")))
 
 
 def test_the_file_is_read_as_written_and_other_files_are_refused(lamp: LoadedLaMP, tmp_path: Path) -> None:
