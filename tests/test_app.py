@@ -278,7 +278,6 @@ def test_parts_to_edit_are_painted_on_the_contact_bar(page: Page) -> None:
     for _ in range(60):
         page.keyboard.press("ArrowRight")  # up to the next part
     expect(field).to_have_value(re.compile(r"^0\.[45]\d,0\.7[45] 0\.7[45],"))
-    assert re.fullmatch(r"\d\.\d to \d\.\d s", parts.first.get_attribute("aria-valuetext"))
     page.keyboard.press("Delete")
     page.keyboard.press("Delete")
     expect(field).to_have_value(re.compile("^$"))
