@@ -203,6 +203,10 @@ def test_defaults_are_those_of_the_config() -> None:
     for key in ("encoder_width", "cross_attention_freq", "dropout", "attention_dropout"):
         assert usual[key] == getattr(QFormerConfig(), key) == lamp[key]
     assert usual["embed_dim"] == LaMPConfig().embed_dim == lamp["embed_dim"]
+    for stage in ("vq", "t2m", "res"):  # FID is biased on few clips
+        assert vars(PARSERS[STAGES[stage]](["--name", "run", *NEEDED.get(stage, [])]))["fid_clips"] is None
+    assert PARSERS["M2T_eval.py"]([]).references == "verbatim"
+    assert PARSERS["eval_retrieval.py"]([]).similarity == "mean"
 
 
 def test_flags_after_a_file_take_precedence_and_comments_do_not_count(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from data.language import WORD_CLASSES, WordVectors, sentence_layout
 from data.text_motion import load_pairs
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator, MovementAutoEncoder, matching_loss
-from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.checkpoint import load_checkpoint, save_checkpoint, write_options
 from storage.evaluation import LoadedEvaluator, load_evaluator
 from tests.test_resume import assert_equal
-from tests.toy import TINY_EVALUATOR, run_here, run_script
+from tests.toy import TINY_EVALUATOR, refusal, run_here, run_script
 from utils import InputError
 from utils.files import save_npy
 
@@ -143,6 +143,14 @@ def test_a_run_in_half_precision_can_be_packed(toy_copy: Path) -> None:
     motions, tokens = [pair.features for pair in pairs], [pair.tokens[0] for pair in pairs]
     np.testing.assert_allclose(packed.motions(motions), whole.motions(motions), atol=0.02)
     np.testing.assert_allclose(packed.texts(tokens), whole.texts(tokens), atol=0.02)
+
+
+def test_a_checkpoint_without_its_settings_is_not_packed(tmp_path: Path) -> None:
+    released = tmp_path / "checkpoints" / "t2m" / "released"
+    save_checkpoint(released / "model" / "latest.tar", {"vq_model": {"weight": torch.zeros(1)}})
+    write_options(released / "opt.txt", {"name": "released"})
+    line = refusal(prepare.bundle_model.main, "released", "--out", "packed", cwd=tmp_path)
+    assert "does not contain its settings" in line
 
 
 SPEC = dataset_spec("t2m")
