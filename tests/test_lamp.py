@@ -303,6 +303,8 @@ def test_freezing_text_leaves_the_last_layers_and_the_new_parts(model):
     assert "Qformer.bert.encoder.layer.0.intermediate.dense.weight" not in trained
     assert "Qformer.bert.encoder.layer.0.intermediate_query.dense.weight" in trained
     assert {"text_proj.weight", "query_tokens"} <= trained
+    freeze_motion(model)
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} < trained
 
 
 def test_training_the_text_side_alone_keeps_the_motion_features(model, batch):

@@ -360,13 +360,13 @@ def is_text(name: str) -> bool:
 
 
 def freeze_motion(model: LaMP) -> None:
-    """Freeze all parameters that motion features depend on, so that only the text side is trained.
+    """Freeze all parameters that motion features depend on, and all other heads, so that only the text side is trained.
 
     Texts and queries share the self-attention. This leaves the feed-forward blocks of texts, and the text projection.
     """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith("text_proj.") or (
-            is_text(name) and ".encoder." in name and ".attention." not in name))
+        if not (name.startswith("text_proj.") or (is_text(name) and ".encoder." in name and ".attention." not in name)):
+            parameter.requires_grad_(False)
 
 
 def freeze_text(model: LaMP, words: bool, trained_layers: int | None) -> None:
