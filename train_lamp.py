@@ -23,8 +23,9 @@ def main() -> None:
     print(f"data set {spec.root}; tokenizer {tokenizer.source}; word pieces {pieces.path}")
     train_set, val_set = load_text_motion(spec, tokenizer.normalisation, opt)
     compared = {"ptc", "ptm"} & set(opt.objectives)
-    parts = opt.grad_accum * (world_size() if opt.text_pairs else 1)  # each process compares its own texts
-    if min(opt.batch_size, len(train_set)) < 2 * parts and (compared or opt.text_pairs or opt.keep_condition):
+    own = opt.text_pairs or opt.keep_condition  # each process compares its own texts
+    parts = opt.grad_accum * (world_size() if own else 1)
+    if min(opt.batch_size, len(train_set)) < 2 * parts and (compared or own):
         raise InputError("ptc, ptm, --text_pairs and --keep_condition need at least two pairs in each part of a batch")
 
     config = LaMPConfig(qformer.config, tokenizer.model.config, opt.embed_dim, opt.published_behaviour)
