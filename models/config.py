@@ -1,5 +1,5 @@
 """Settings of the networks. Field names match the keys in ``opt.txt``. This module does not import torch."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
@@ -227,6 +227,10 @@ class Sampling(Options):
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         """Create the settings from ``options``, using defaults for missing or None values."""
         return cls().changed(options)
+
+    def only(self, names: Sequence[str]) -> Self:
+        """Return a copy with the settings ``names``, and defaults for all others."""
+        return type(self)(**{name: getattr(self, name) for name in names})
 
 
 DEFAULT_SAMPLING = Sampling()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import DEFAULT_SAMPLING, INIT_STD, MaskTransformerConfig, Sampling
+from models.config import BASE_SAMPLING, DEFAULT_SAMPLING, INIT_STD, MaskTransformerConfig, Sampling
 from models.lamp.bert import WordPieces
 from models.lamp.qformer import QFormer, QFormerConfig
 from models.layers import Linear, is_packed, take_positions
@@ -188,7 +188,7 @@ class MaskTransformer(Trunk):
             if known is not None:
                 given = batch.take_tokens(known)
                 start = torch.where((given >= 0) & ~inputs[0], given, start)
-            made = self.run_loop(self._unmasked, start, *inputs, sampling=sampling)
+            made = self.run_loop(self._unmasked, start, *inputs, sampling=sampling.only(BASE_SAMPLING))
             width = min(longest, batch.length)
             ids[batch.rows, :width] = made[-1, :len(batch.rows), :width]
             steps[:, batch.rows, :width] = made[:-1, :len(batch.rows), :width]

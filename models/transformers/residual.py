@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import DEFAULT_SAMPLING, INIT_STD, ResidualTransformerConfig, Sampling
+from models.config import DEFAULT_SAMPLING, INIT_STD, RESIDUAL_SAMPLING, ResidualTransformerConfig, Sampling
 from models.layers import Linear, is_packed
 from models.transformers.trunk import (
     TokenLoss,
@@ -149,12 +149,13 @@ class ResidualTransformer(Trunk):
         """
         token_lens = self.checked_lengths(token_lens, generators, cond, base)
         layers, classes = self.config.num_quantizers - 1, self.config.num_tokens + self.config.published
+        used = sampling.only(("topkr", *RESIDUAL_SAMPLING))
         ids = base.new_full((*base.shape, self.config.num_quantizers), -1)
         for batch in static_batches(token_lens, base.device, sampling.group_rows, independent=is_packed(self)):
             inputs = self.sampling_inputs(batch, cond, negative, token_lens, generators, layers, (classes,))
             start = batch.take_tokens(base).masked_fill(inputs[0], self.pad_id)
             given = None if known is None else batch.take_tokens(known)
-            part = self.run_loop(self._layers_above, start, *inputs, given, sampling=sampling)
+            part = self.run_loop(self._layers_above, start, *inputs, given, sampling=used)
             width = min(base.shape[1], batch.length)
             ids[batch.rows, :width] = part[:len(batch.rows), :width]
         return ids

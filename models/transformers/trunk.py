@@ -109,7 +109,10 @@ class Trunk(nn.Module):
         self.graphs: GraphCache | None = None
 
     def run_loop(self, loop: Callable[..., Tensor], *inputs: Tensor | None, **settings: object) -> Tensor:
-        """Run the sampling ``loop(*inputs, **settings)``, as a CUDA graph if the model has a ``GraphCache``."""
+        """Run the sampling ``loop(*inputs, **settings)``, as a CUDA graph if the model has a ``GraphCache``.
+
+        A graph is recorded for each combination of settings, so ``settings`` must contain only those the loop uses.
+        """
         return loop(*inputs, **settings) if self.graphs is None else self.graphs(loop, *inputs, **settings)
 
     def checked_lengths(self, token_lens: Sequence[int], generators: Sequence[torch.Generator], cond: Tensor,
