@@ -101,7 +101,7 @@ def side_travel(joints: np.ndarray) -> float:
 
 
 def farthest(joints: np.ndarray) -> float:
-    """Return the largest ground distance in metres of the pelvis from its first position."""
+    """Return the largest horizontal distance, in metres, of the pelvis from its first position."""
     path = _ground_path(joints)
     return float(np.linalg.norm(path - path[0], axis=-1).max())
 
@@ -117,7 +117,10 @@ def top_speed(joints: np.ndarray) -> float:
 # Hands
 
 def wrist_height(joints: np.ndarray, over: tuple[int, ...] = SHOULDERS) -> np.ndarray:
-    """Return the height (T, 2) in metres of the (left, right) wrist above one joint, or above the joint on its side."""
+    """Return the height (T, 2) in metres of the (left, right) wrist above the joints ``over``.
+
+    ``over`` is one joint for both wrists, or a (left, right) pair of joints.
+    """
     height = joints[..., 1].astype(np.float64)
     return height[:, list(WRISTS)] - height[:, list(over)]
 

@@ -259,7 +259,7 @@ def coco_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
 def read_scored(path: str | Path) -> tuple[list[str], list[list[str]]]:
     """Read captions and references from a JSON list of ``{"references": [...], "caption": "..."}``.
 
-    Raises ``InputError`` with the number (from 1) of an entry that does not have this form.
+    Raises ``InputError`` for a file that does not have this form. If an entry is invalid, its number is given, from 1.
     """
     try:
         entries = json.loads(read_text(path, "captions and their references"))

@@ -45,9 +45,9 @@ class RememberedTexts:
 
 
 def remember_texts(pipeline: TextToMotion, known: dict[str, dict[str, Tensor]]) -> None:
-    """Cache the text features of a pipeline in ``known``, which maps encoder fingerprints to features by text.
+    """Replace both text encoders of a pipeline by encoders that cache features in ``known``.
 
-    Pipelines with the same text encoder can share ``known``.
+    ``known`` maps encoder fingerprints to features by text. Pipelines with the same text encoder can share it.
     """
     pipeline.text, pipeline.residual_text = (RememberedTexts(encoder, known.setdefault(encoder.fingerprint, {}))
                                              for encoder in (pipeline.text, pipeline.residual_text))
@@ -167,7 +167,7 @@ class ValidationFid:
 
     def __init__(self, evaluator: LoadedEvaluator, clips: Sequence[np.ndarray], rows: Sequence[int],
                  make: Make, divide: Callable) -> None:
-        """``divide`` applies a function to a list, possibly on several processes (see ``training.runs.divide``)."""
+        """``divide`` applies a function to a list, possibly across processes (see ``training.runs.divide``)."""
         self.evaluator, self.rows, self.make, self.divide = evaluator, rows, make, divide
         self.real = mean_and_covariance(evaluator.motions([clips[row] for row in rows]))
 

@@ -28,10 +28,10 @@ def hits_at_k(distances: np.ndarray, k: int) -> np.ndarray:
 
 
 def r_precision(text: np.ndarray, motion: np.ndarray, k: int = 3, batch: int = 32) -> np.ndarray:
-    """Compute R-precision at 1 to ``k`` of paired embeddings (n, d): each text ranks the motions of its batch.
+    """Compute R-precision at 1 to ``k`` of paired embeddings (n, d). Returns (k,).
 
-    Returns (k,). An incomplete last batch is dropped, because ranking fewer candidates is easier. Raises ``ValueError``
-    if there is no complete batch.
+    For each text, the motions of its batch are ranked by distance. An incomplete last batch is dropped, because
+    ranking fewer candidates is easier. Raises ``ValueError`` if there is no complete batch.
     """
     if len(text) < batch:
         raise ValueError(f"{len(text)} pairs do not fill a batch of {batch}")
@@ -195,7 +195,7 @@ def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalis
     - ``codebook_use``: fraction of the base layer's codes that are used.
     - ``feature_loss``: mean absolute error of the normalised features.
 
-    ``divide`` applies a function to a list, possibly on several processes (see ``training.runs.divide``).
+    ``divide`` applies a function to a list, possibly across processes (see ``training.runs.divide``).
     """
     unit, to_mm = tokenizer.config.unit_length, 1000 * spec.metres
 

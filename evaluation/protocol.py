@@ -1,7 +1,7 @@
 """Evaluation protocol for text-to-motion: metrics averaged over repeats (T2M, Guo et al. 2022, section 5).
 
-Each repeat shuffles the clips, samples a caption of each clip, generates a motion of the clip's length, and ranks each
-text among the motions of its batch of 32. Real clips are used from their first frame, so texts and real motions are
+Each repeat shuffles the clips, samples a caption of each clip, generates a motion of the clip's length and, for each
+text, ranks the 32 motions of its batch. Real clips are used from their first frame, so texts and real motions are
 embedded only once. Motions that are not finite are excluded from all metrics, counted and listed.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence

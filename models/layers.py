@@ -157,7 +157,8 @@ class _PackedConvolution(torch.autograd.Function):
 class Conv1d(nn.Conv1d):
     """``torch.nn.Conv1d`` without groups that uses the library selected by ``use_linear``.
 
-    oneDNN computes it as a 2-D convolution of images of height 1. The output (b, c, t) is then channels-last in memory.
+    oneDNN computes it as a 2-D convolution of images of height 1, or as a linear layer if the kernel size is 1. The
+    output (b, c, t) is then channels-last in memory.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -316,7 +317,7 @@ class SelfAttention(nn.Module):
         self._packed = {}
 
     def _project(self, x: Tensor, first: int, end: int) -> Tensor:
-        """Compute the projections ``first`` to ``end`` (exclusive) of query, key and value, concatenated."""
+        """Compute the projections ``first`` to ``end`` (exclusive), concatenated: 0 is query, 1 is key, 2 is value."""
         rows = slice(first * x.shape[-1], end * x.shape[-1])
         weight, bias = self.in_proj_weight[rows], self.in_proj_bias[rows]
         if self._packed is not None:

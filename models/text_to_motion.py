@@ -97,7 +97,7 @@ class Sample:
 
 
 class TextToMotion:
-    """Text-to-motion pipeline. All networks are in eval mode on the same device.
+    """Text-to-motion pipeline. All networks must be in eval mode and on the same device.
 
     Args:
         tokenizer: decodes tokens to normalised features.

@@ -284,8 +284,8 @@ HIPS_SIGMA = 2.0  # frames of Gaussian smoothing of the hips' heading
 def combine_bodies(lower: np.ndarray, upper: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """Combine the pelvis and legs of ``lower`` with all other joints of ``upper``, both (T, J, 3).
 
-    The upper body keeps its position relative to the pelvis and the heading of the hips. Raises ``ValueError`` if the
-    motions have different lengths.
+    The upper body is placed on the pelvis of ``lower`` and turned to the heading of its hips. Raises ``ValueError``
+    if the motions have different lengths.
     """
     if lower.shape != upper.shape:
         raise ValueError(f"motions of {len(lower)} and {len(upper)} frames cannot be combined")

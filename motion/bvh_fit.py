@@ -83,7 +83,7 @@ KIT_BONES = ("Hips", "Spine", "Spine1", "Neck", "Head", "LeftArm", "LeftForeArm"
 def rig_of(skeleton: Skeleton) -> Rig:
     """Return the rig of a skeleton: ``T2M_RIG``, or its joints chain by chain in their rest directions.
 
-    The bones of KIT-ML have the names ``KIT_BONES`` and a T-pose.
+    For KIT-ML, bones are named as in ``KIT_BONES`` and the rest pose is a T-pose.
     """
     if skeleton == T2M:
         return T2M_RIG

@@ -90,7 +90,7 @@ def _mapped(bones: RigBones, mapping: Mapping[str, str | Place]) -> Places:
 
 
 def _complete(bones: RigBones, places: Places, rest: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Add the joints that a rig does not name to ``places``: toes, collars and spine. Returns the added points."""
+    """Add to ``places`` the toes, collars and spine joints that a rig does not name. Returns the points of new toes."""
     added = []
     for side in SIDES:
         if f"{side}_foot" not in places:

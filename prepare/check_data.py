@@ -55,7 +55,7 @@ KINDS = {
 
 
 def fault_table(faults: Sequence[Fault], shown: int = 3) -> str:
-    """Format one line per kind of fault, with count, examples and advice. Returns "" without faults."""
+    """Format one line per kind of fault, with count, examples and advice. Returns "" if there are no faults."""
     lines = []
     for kind, advice in KINDS.items():
         if found := [fault for fault in faults if fault.kind == kind]:

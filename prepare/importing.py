@@ -243,7 +243,9 @@ def _reason(error: Exception) -> str:
 
 
 def _begin_mappings(out: Path, unknown: dict[str, dict], result: Imported) -> None:
-    """Write a draft mapping for each unknown rig and add its path to the reasons. Existing files are kept."""
+    """Write a draft mapping for each unknown rig, and add its path to the reason why the file was refused.
+
+    Existing files are kept."""
     paths: dict[str, Path] = {}
     for name, begun in unknown.items():
         if begun:

@@ -188,7 +188,7 @@ def read_body_model(folder: Path, gender: str) -> BodyModel:
 
 
 def read_real_array(path: Path) -> np.ndarray:
-    """Read an array of real numbers from ``.npy``. Raises ``ValueError`` if the file is invalid or truncated."""
+    """Read an array of real numbers from a ``.npy`` file. Raises ``ValueError`` if it is invalid or truncated."""
     try:
         array = np.load(path, mmap_mode="r")
     except Exception as error:  # a damaged header can raise almost any exception in NumPy

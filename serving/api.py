@@ -83,7 +83,11 @@ def add_api(desk: Desk) -> None:
         return job(request, work)
 
     def v1_caption(motion: dict | str, request: gr.Request, count: int = 1) -> dict:
-        """Caption a motion. motion: the id of a generated motion, or a source. Each caption has a time and a text."""
+        """Caption a motion. Returns captions with their times.
+
+        motion: the id of a generated motion, or a source (an ask, or the result of v1_source). count: captions per part
+        of a long motion.
+        """
 
         def work(owner: str) -> dict:
             shown = workshop.caption(chosen(owner, motion), count, False, desk.seed)

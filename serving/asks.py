@@ -69,7 +69,7 @@ class Waypoint:
 
 @dataclass(frozen=True)
 class Remake:
-    """Regenerate a timeline block with another seed. ``track`` is "body" or "upper"."""
+    """Request to regenerate a timeline block with another seed. ``track`` is "body" or "upper"."""
 
     track: str
     block: int
@@ -94,7 +94,7 @@ class Ask:
 
     @property
     def title(self) -> str:
-        """All prompts joined into one text."""
+        """All prompts, joined into one string."""
         title = ", then ".join(block.text for block in self.blocks) or self.prompt
         return title + "".join(f"; upper body: {block.text}" for block in self.upper)
 
@@ -135,7 +135,7 @@ class Ask:
 
     @classmethod
     def read(cls, record: Any, depth: int = 0) -> "Ask":
-        """Parse and validate a JSON object. Raises ``InputError`` that names the invalid value."""
+        """Parse and validate a JSON object. Raises an ``InputError`` that names the invalid value."""
         if not isinstance(record, Mapping) or depth > DEEPEST:
             raise InputError(f"a request must be a JSON object with at most {DEEPEST} nested edits")
         unknown = sorted(map(str, set(record) - {field.name for field in fields(cls)}))
@@ -210,7 +210,7 @@ def _remakes(values: Any) -> tuple[Remake, ...]:
 
 
 def read_source(source: Any, depth: int = 0) -> dict[str, Any]:
-    """Validate the source of an edit. Raises ``InputError`` that names the invalid value."""
+    """Validate the source of an edit. Raises an ``InputError`` that names the invalid value."""
     if isinstance(source, Mapping) and "upload" in source:
         return {name: checked_text(source.get(name), 300, f"source: {name}", words=False)
                 for name in ("upload", "room")}

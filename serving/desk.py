@@ -110,7 +110,7 @@ class Desk:
         return self.history.find(owner, identity)
 
     def made(self, owner: str, takes: Sequence[Take]) -> Update:
-        """Add motions to the history and to the motion lists of all tabs."""
+        """Add motions to the history. Returns the updates of ``offers`` for the history and all motion lists."""
         self.history.add(owner, takes)
         return self.offers(owner, takes[-1].id)
 

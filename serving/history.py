@@ -44,7 +44,7 @@ class Take:
 
     @property
     def about(self) -> str:
-        """Seed, length and settings as text."""
+        """Seed, length and guidance, as a string."""
         return f"seed {self.ask.seed} · {self.frames / self.fps:.1f} s · guidance {self.ask.guidance:g}"
 
     @property

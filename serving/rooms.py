@@ -46,7 +46,7 @@ class Rooms:
             return None
 
     def sweep(self) -> None:
-        """Delete expired folders and, if ``keep_bytes`` is exceeded, the oldest folders."""
+        """Delete expired folders. If results or uploads exceed ``keep_bytes``, also delete the oldest of them."""
         for place in (self.made, self.uploads):
             oldest = 0.0 if self.keep_seconds is None else self.clock() - self.keep_seconds
             held = 0

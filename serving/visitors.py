@@ -102,7 +102,7 @@ def same_origin(headers: Mapping[str, str]) -> bool:
 
 
 def session_of(scope: Mapping[str, Any]) -> str:
-    """Return the session id of a request for results, or an empty string."""
+    """Return the session id in a request for results. Returns "" for other requests or without an id."""
     results = RESULTS.fullmatch(scope["path"])
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     return (results[1] or query.get("session_hash", [""])[0]) if results else ""
@@ -115,7 +115,7 @@ def address_of(scope: Mapping[str, Any]) -> str:
 
 
 class Guests:
-    """Identifies visitors by cookie or, without one, by network address."""
+    """Identification of visitors by cookie, browser tab or network address."""
 
     def __init__(self, cookie: str, known: set[str]) -> None:
         self.cookie, self.known = cookie, known

@@ -316,7 +316,7 @@ class Workshop:
 
 
 def sentences(said: str, more: Sequence[str]) -> str:
-    """Join a message and remarks into one text."""
+    """Join a message and remarks into one string."""
     return ". ".join([said, *more])
 
 

@@ -167,7 +167,7 @@ def model_folder(source: str | Path, what: str, files: Sequence[str], weights: b
     """Return the folder of a model: ``source`` if it is a folder, else a download from the Hugging Face hub.
 
     Downloads ``files`` and, with ``weights``, the weight files. Raises ``InputError`` if the model is not found;
-    ``what`` names the kind of model. Without a network the error is immediate.
+    ``what`` names the kind of model. Without a network connection, a model in the hub's cache is used.
     """
     folder = Path(source)
     if folder.is_dir():

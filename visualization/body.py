@@ -104,7 +104,11 @@ class Fitted:
     turns: np.ndarray    # (22, 3, 3)
 
     def halves(self, turns: np.ndarray) -> np.ndarray:
-        """Compute the rotations (..., 4, 3, 3) of the joints in ``HALVES`` from ``turns`` (..., 22, 3, 3)."""
+        """Compute the rotations (..., 4, 3, 3) of the helper joints 22 to 25, relative to the bind pose.
+
+        Each is halfway between the rotations of a pair of joints in ``HALVES``. ``turns`` (..., 22, 3, 3) are world
+        rotations.
+        """
         moves, (above, below) = turns @ self.turns.mT, np.array(HALVES).T
         return _between(moves[..., above, :, :], moves[..., below, :, :], 0.5)
 

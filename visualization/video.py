@@ -20,7 +20,7 @@ from utils.files import atomic_path
 from visualization.scene import SKY, Scene, follow, line_up
 
 TEXT = (44, 50, 62)  # RGB
-# Fonts of common systems by file name: the first one with all letters of a text is used.
+# Fonts of common systems by file name, for characters that Pillow's font lacks.
 FONTS = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc",
          "NotoSansCJKsc-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "PingFang.ttc",
          "Hiragino Sans GB.ttc", "msyh.ttc", "msgothic.ttc", "malgun.ttf", "arialuni.ttf", "unifont.ttf")
@@ -212,9 +212,9 @@ def draw_poses(poses: np.ndarray, skeleton: Skeleton, size: tuple[int, int], cap
 
 
 class CaptionMask:
-    """A caption at the top of a picture, in at most four lines; longer texts get smaller letters.
+    """Caption at the top of a picture, in at most four lines. Long captions use a smaller font.
 
-    Letters missing in all installed fonts become "?".
+    A caption that still needs more lines ends in "...". Characters that the chosen font lacks are replaced by "?".
     """
 
     def __init__(self, text: str, size: tuple[int, int]) -> None:
@@ -245,9 +245,9 @@ class CaptionMask:
 
 @lru_cache(maxsize=64)
 def drawable(text: str) -> tuple[str, str | None]:
-    """Choose a font for ``text``.
+    """Choose the font that lacks the fewest characters of ``text``: Pillow's font or one of ``FONTS``.
 
-    Returns the text, with letters missing in all fonts replaced by "?", and the font name (None: Pillow's font).
+    Returns the text, with the characters that the font lacks replaced by "?", and the font name (None: Pillow's font).
     """
     letters = {letter for letter in text if not letter.isspace()}
     best, missing = None, {letter for letter in letters if not _has(None, letter)}

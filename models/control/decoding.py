@@ -85,7 +85,7 @@ class Decoding:
         return self.bones.fitted(places) + self.shift
 
     def places(self, features: Tensor) -> Tensor:
-        """Convert ``features`` (T, d) to joints (T, J, 3) in metres, whose bone lengths may vary."""
+        """Convert ``features`` (T, d) to joints (T, J, 3) in metres. Their bone lengths may vary."""
         return self.pipeline.metres * features_to_joints(features, self.skeleton)
 
     def _decoded(self, latents: Tensor) -> Tensor:

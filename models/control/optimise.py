@@ -187,10 +187,11 @@ def _too_fast(joints: Tensor, fastest: float) -> Tensor:
 
 
 def _physical(decoding: Decoding, features: Tensor, places: Tensor, joints: Tensor) -> tuple[Tensor, ...]:
-    """Compute the mean jerk, sliding of standing feet, speed of low feet (metres per frame) and bone length drift.
+    """Compute the mean jerk, the sliding of standing feet, the speed of low feet and the bone length drift.
 
-    ``places`` (T, J, 3) are the joints before their bones get constant lengths. Contact features determine which feet
-    stand. All values are positive.
+    ``joints`` (T, J, 3) and ``places`` (T, J, 3) are in metres; ``places`` are the joints before bone lengths are made
+    constant. The drift is relative; the other values are per frame. Contact features determine which feet stand. 1e-3
+    is added to each value, so that none is zero.
     """
     jerk = joints.diff(3, dim=0).norm(dim=-1).mean() if len(joints) > 3 else joints.new_zeros(())
     held = features[:-1, feature_groups(len(decoding.skeleton)).contacts].detach().clamp(0, 1)

@@ -113,9 +113,9 @@ def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bone
 
 def fix_poses(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton,
               cyclic: bool = False) -> Tensor:
-    """Set poses exactly in ``joints`` (T, J, 3), with a blend of ``FADE`` frames on either side.
+    """Make ``joints`` (T, J, 3) match the target poses exactly, blending over ``FADE`` frames on either side.
 
-    Poses that the joints miss by ``REACH`` or more are skipped.
+    A ``Pose`` constraint is skipped if its error is ``REACH`` or more in any of its frames.
     """
     for constraint in constraints:
         if not isinstance(constraint, Pose) or float(constraint.error(joints, skeleton).max()) >= REACH:

@@ -17,7 +17,7 @@ The released code differs from the paper. ``LaMPConfig.published`` reproduces it
 With several processes, the negatives of ptc and ptm come from all processes. Averaged over the processes, the losses
 equal those of the whole batch.
 
-To add an objective or another loss, see the section Extend in docs/train.md.
+To add an objective or another loss, see the "Extend" section of docs/train.md.
 """
 import itertools
 import math
@@ -360,9 +360,10 @@ def is_text(name: str) -> bool:
 
 
 def freeze_motion(model: LaMP) -> None:
-    """Freeze all parameters that motion features depend on, and all other heads, so that only the text side is trained.
+    """Freeze all parameters except the feed-forward blocks of texts and the text projection ``text_proj``.
 
-    Texts and queries share the self-attention. This leaves the feed-forward blocks of texts, and the text projection.
+    Motion features do not change in training then. The self-attention, which texts and queries share, is also frozen,
+    and so are the word embeddings, the heads and the temperature.
     """
     for name, parameter in model.named_parameters():
         if not (name.startswith("text_proj.") or (is_text(name) and ".encoder." in name and ".attention." not in name)):

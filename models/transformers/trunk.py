@@ -200,10 +200,10 @@ def distinct_rows(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def attention_mask(kind: str, prefix: int, length: int, padding: Tensor | None, device: torch.device) -> Tensor | None:
-    """Create an attention mask that broadcasts to (b, heads, s, s), s = ``prefix`` + ``length``, or None.
+    """Create an attention mask that broadcasts to (b, heads, s, s), s = ``prefix`` + ``length``.
 
     - ``causal``: masks keys after the query, and padding.
-    - ``full``: masks padding.
+    - ``full``: masks padding. Returns None if ``padding`` is None.
     - ``additive``: adds 1 to the scores of keys up to the query and masks nothing, as in the released LaMP.
 
     ``padding`` (b, length) is True at padding. Raises ``ValueError`` for an unknown ``kind``.
