@@ -197,7 +197,7 @@ def table(found: Sequence[Measured]) -> dict[str, dict[str, float]]:
 
 
 def report(rows: dict[str, dict[str, float]]) -> str:
-    """Format the table as text."""
+    """Format the table as a string."""
     names = list(rows["all"])
     lines = [f"{'':16s}" + "".join(f"{name:>13s}" for name in names)]
     for row, numbers in rows.items():

@@ -46,7 +46,7 @@ def smooth(values: np.ndarray, width: int = _SMOOTHING) -> np.ndarray:
 
 
 def longest(mask: np.ndarray) -> float:
-    """Return the duration in seconds of the longest run of true frames in ``mask`` (T,)."""
+    """Return the duration, in seconds, of the longest run of True frames in ``mask`` (T,)."""
     return max((end - first for first, end in stretches(mask)), default=0) / FPS
 
 

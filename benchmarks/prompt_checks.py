@@ -95,7 +95,7 @@ def check_motion(prompt: CheckedPrompt, joints: np.ndarray, seed: int = 0) -> Ve
 
 
 def distinguished(left: list[Verdict], right: list[Verdict]) -> bool:
-    """Return whether more than half of the motions of each prompt in a pair show the side in that prompt."""
+    """Return whether, for both prompts of a pair, more than half of the motions show the side that the prompt names."""
     return all(sum(verdict.shown == side for verdict in verdicts) > len(verdicts) / 2
                for side, verdicts in (("left", left), ("right", right)))
 
@@ -227,7 +227,7 @@ def write_strips(folder: Path, prompts: list[CheckedPrompt], motions: list[list[
 
 
 def outcome(verdict: Verdict) -> str:
-    """Return the failed checks of a motion as text, or "passed"."""
+    """Describe the failed checks of a motion, or return "passed" if there are none."""
     failed = [name for name, said_yes in verdict.checks.items() if not said_yes]
     return f"not {', '.join(failed)}".replace("_", " ") if failed else "passed"
 

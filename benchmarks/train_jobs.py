@@ -100,7 +100,7 @@ def stage_jobs(sizes: Sizes, device: torch.device | str = "cpu") -> Mapping[str,
 
 
 class _Builder:
-    """Builds the networks and random batches of all stages."""
+    """Builder of the networks and random batches of all stages."""
 
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
         self.sizes, self.device = sizes, device

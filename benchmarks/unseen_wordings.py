@@ -71,7 +71,7 @@ def report(vectors: np.ndarray, texts: list[set[int]], queries: np.ndarray, want
 
 
 def recall(scores: np.ndarray, pairs: list[Pair], wanted: list[int]) -> dict[str, float]:
-    """Return the fraction of sentences with a clip of their content in the top 1, 3 and 10, by their ``scores``."""
+    """Return the fraction of sentences whose content is in the top 1, 3 and 10 clips, ranked by ``scores``."""
     shows = np.array([[want in pair.contents for pair in pairs] for want in wanted])
     asked = shows.any(1)
     ranks = best_ranks(scores[asked], shows[asked])

@@ -17,7 +17,7 @@ from utils.files import read_text
 FARTHEST = 1e4  # m: largest coordinate
 LAST = -1       # frame number of the last frame, used for flags
 Value = Any     # decoded JSON
-Check = Callable[[Value, str], Value]  # validates and converts a value; the text is its position for errors
+Check = Callable[[Value, str], Value]  # validates and converts a value; the string is its position, for error messages
 
 
 @dataclass(frozen=True)

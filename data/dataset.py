@@ -203,7 +203,7 @@ def cached_folder(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path],
 
 
 def _used(folder: Path) -> Path:
-    """Update the time stamp of a folder that is used."""
+    """Update the time stamp of a cache folder, which marks it as recently used."""
     with suppress(OSError):  # the folder may belong to another user
         os.utime(folder)
     return folder

@@ -41,7 +41,7 @@ class DirectionJob:
 
 @dataclass(frozen=True)
 class Directions:
-    """Creates the jobs for prompts and the flags of ``options.generate``. A job is a motion to generate."""
+    """Factory of jobs from prompts and the flags of ``options.generate``. A job is a motion to generate."""
 
     editor: MotionEditor
     spec: DatasetSpec

@@ -27,7 +27,7 @@ UNKNOWN_CLASS = "OTHER"
 
 
 class Lexicon:
-    """Dictionary of the most frequent lemma and part of speech of each word in the captions of ``pairs``.
+    """Dictionary that maps each word to its most frequent lemma and part of speech in the captions of ``pairs``.
 
     Text files store ``lemma/POS`` tokens next to each caption. If the numbers of words and tokens differ, because of
     punctuation or abbreviations, the caption is skipped.
@@ -55,7 +55,7 @@ class Lexicon:
 
 
 def lemmas_of(tokens: Iterable[str]) -> str:
-    """Join the lemmas of ``lemma/POS`` tokens into a text."""
+    """Join the lemmas of ``lemma/POS`` tokens into a string."""
     return " ".join(token.rpartition("/")[0] or token for token in tokens)
 
 
@@ -91,7 +91,7 @@ def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
     """Compute R-precision at 1 to 3 (per cent) and MM-Dist from evaluator embeddings (n, e) of captions and motions.
 
     R-precision is averaged over random batches of 32, because consecutive clips of a data set are similar. It is
-    omitted with fewer than 32 pairs.
+    omitted if there are fewer than 32 pairs.
     """
     from evaluation.metrics import matching_score, r_precision  # imports torch, which other scores do not need
 
@@ -183,7 +183,7 @@ class BertScore:
 
 
 class CaptionScorer:
-    """Computes scores for one caption per clip of a split.
+    """Scorer of one caption per clip of a split.
 
     Args:
         pairs: clips with their reference captions.

@@ -80,7 +80,7 @@ _PROMPTS = 1 << 33  # seed offset, distinct from those of the protocol
 
 
 class LampBertScore:
-    """Captions generated motions and compares the captions with the prompts by BERTScore.
+    """LaMP-BertScore: the BERTScore between the captions of generated motions and their prompts.
 
     The prompt of each clip is sampled from its captions, and the generated motion has the length of the clip.
 
@@ -181,7 +181,7 @@ class ValidationFid:
 
 def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.device | str, clips: Sequence[np.ndarray],
                    make: Make, otherwise: str, divide: Callable) -> ValidationFid | None:
-    """Create the FID measure that selects the best checkpoint of a run. Returns None without an evaluator.
+    """Create the FID measure that selects the best checkpoint of a run. Returns None if there is no evaluator.
 
     It uses ``opt.fid_clips`` validation clips, by default all. The criterion is printed and stored as
     ``opt.chosen_by``, for ``opt.txt`` and the checkpoints.

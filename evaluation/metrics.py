@@ -76,7 +76,7 @@ def fid(real: np.ndarray, generated: np.ndarray) -> float:
 
 
 def diversity(embeddings: np.ndarray, rng: RandomNumbers) -> float:
-    """Return the mean distance of random pairs of embeddings (n, d). Raises ``ValueError`` with too few rows."""
+    """Return the mean distance of random pairs of embeddings (n, d). Raises ``ValueError`` if there are too few."""
     first, second = draw_pairs(len(embeddings), diversity_pairs(len(embeddings)), rng)
     return float(pair_distances(embeddings[first], embeddings[second]).mean())
 
@@ -89,7 +89,7 @@ def diversity_pairs(total: int) -> int:
 def multimodality(embeddings: np.ndarray, rng: RandomNumbers, pairs: int = 10) -> float:
     """Compute the mean distance between random pairs of motions of the same text, for embeddings (texts, repeats, d).
 
-    All texts use the same pairs of repeats. Raises ``ValueError`` with fewer repeats than pairs.
+    All texts use the same pairs of repeats. Raises ``ValueError`` if there are fewer repeats than pairs.
     """
     first, second = draw_pairs(embeddings.shape[1], pairs, rng)
     return float(pair_distances(embeddings[:, first], embeddings[:, second]).mean())

@@ -35,7 +35,7 @@ def physical_faults(motion: np.ndarray, spec: DatasetSpec) -> dict[str, float]:
 
 
 def mean_faults(motions: Sequence[np.ndarray], spec: DatasetSpec) -> dict[str, float]:
-    """Average ``physical_faults`` over motions. Returns NaN without motions."""
+    """Average ``physical_faults`` over motions. Returns NaN if there are none."""
     found = [physical_faults(motion, spec) for motion in motions]
     return {key: float(np.mean([one[key] for one in found])) if found else float("nan") for key in UNITS}
 
@@ -97,14 +97,14 @@ class _Generated:
 
 
 class Evaluation:
-    """Evaluates any number of models on the same clips. Real motions and captions are embedded once.
+    """Evaluation of any number of models on the same clips. Real motions and captions are embedded once.
 
     Args:
         pairs: clips with captions and their tokens.
         embedder: the evaluator.
         seed: seed of all sampling. A repeat uses the same captions and batches for every model.
         workers: number of repeats to generate in parallel, each on one core.
-        lamp: second evaluator. Its R-precision and MM-Dist get the prefix ``lamp_``.
+        lamp: second evaluator. Its R-precision and MM-Dist have the prefix ``lamp_``.
     """
 
     def __init__(self, pairs: Sequence[Pair], embedder: TextMotionEmbedder, spec: DatasetSpec, plan: Plan = Plan(),
@@ -220,7 +220,7 @@ class Evaluation:
         return numbers
 
     def _matching(self, text: np.ndarray, motion: np.ndarray) -> dict[str, float]:
-        """Compute MM-Dist and, with enough clips, R-precision of paired embeddings (n, e) in batch order."""
+        """Compute MM-Dist and, if there are enough clips, R-precision of paired embeddings (n, e) in batch order."""
         numbers = {}
         if len(self.pairs) >= self.plan.batch:
             hits = (metrics.r_precision(text, motion, TOP, self.plan.batch) if len(motion) >= self.plan.batch

@@ -90,9 +90,9 @@ def retrieval_protocols(similarity: np.ndarray, sentences: np.ndarray,
     - ``all``: every sample against all others.
     - ``threshold``: the same, but samples with nearly equal captions (0.95 on a scale from 0 to 1, a cosine of 0.9)
       count as correct for each other.
-    - ``dissimilar``: the 100 samples with the least similar captions, against each other; omitted with 100 samples or
-      fewer. The selection differs from TMR's, see ``least_alike``.
-    - ``batches``: random batches of 32, as for R-precision; omitted without a full batch.
+    - ``dissimilar``: the 100 samples with the least similar captions, against each other; omitted if there are no more
+      than 100 samples. The selection differs from TMR's, see ``least_alike``.
+    - ``batches``: random batches of 32, as for R-precision; omitted if there are fewer than 32 samples.
     """
     alike = sentences @ sentences.T
     np.fill_diagonal(alike, 1.0)

@@ -91,7 +91,7 @@ class VQConfig(Options):
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Create the settings from ``options``, reading the text "None" as None."""
+        """Create the settings from ``options``, reading the string "None" as None."""
         return super().from_options({key: None if value == "None" else value for key, value in options.items()})
 
     @property
@@ -152,7 +152,8 @@ class LaMPConfig:
     def from_options(cls, options: Mapping[str, Any], vq: VQConfig) -> Self:
         """Create the settings from ``options`` and the settings ``vq`` of the tokenizer.
 
-        Missing sizes get their published values. Options without ``published_behaviour`` belong to a released model.
+        Missing sizes are set to their published values. Options that lack ``published_behaviour`` belong to a released
+        model.
         """
         return cls(QFormerConfig.from_options(options), vq, options.get("embed_dim", cls.embed_dim),
                    options.get("published_behaviour", True))

@@ -16,7 +16,7 @@ from motion.skeleton import T2M, UP_AXES, Skeleton
 
 
 def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float) -> float:
-    """Return the mean horizontal speed (m/s) of foot joints in contact with the floor; 0 without contact.
+    """Return the mean horizontal speed (m/s) of foot joints in contact with the floor, or 0 if there are none.
 
     An ankle below 0.06 m or a toe below 0.03 m above the clip's floor is in contact, as in the published foot locking.
     This includes feet that swing low, so real motion scores about 0.2 m/s.

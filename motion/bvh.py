@@ -134,11 +134,11 @@ class Bvh:
         return {joint: places[:, joint] + turns[:, joint] @ offset for joint, offset in self.end_sites.items()}
 
     def text(self) -> str:
-        """Return the motion as the text of a BVH file, with six decimals."""
+        """Format the motion as a BVH file, with six decimals."""
         return self.header() + "".join(f"{_numbers(row)}\n" for row in self.values)
 
     def header(self) -> str:
-        """Return the text of the BVH file before the rows of values: hierarchy, number of frames and frame time."""
+        """Format the BVH file up to the rows of values: hierarchy, number of frames and frame time."""
         lines = ["HIERARCHY", *self._joint_lines(0), "MOTION", f"Frames: {len(self.values)}",
                  f"Frame Time: {self.frame_time:.6f}"]
         return "\n".join(lines) + "\n"
@@ -178,7 +178,7 @@ def read_bvh(path: str | Path, fps: float | None = None) -> Bvh:
 
 
 def parse_bvh(text: str, source: str = "BVH", fps: float | None = None) -> Bvh:
-    """Parse the text of a BVH file. Error messages call it ``source``. Raises ``ValueError`` like ``read_bvh``."""
+    """Parse the content of a BVH file, named ``source`` in error messages. Raises ``ValueError`` like ``read_bvh``."""
     return _Parser(text, source, fps).parse()
 
 

@@ -42,7 +42,7 @@ class KnownRig:
 
     @cached_property
     def places(self) -> dict[str, tuple[Place, ...]]:
-        """Places of each joint of the rig in order of preference."""
+        """Alternative places of each joint, in order of preference."""
         named = {"pelvis": self.pelvis, "neck": self.neck, "head": self.head}
         named |= dict(zip(SPINE, self.spine.split(), strict=bool(self.spine)))
         places = {joint: _alternatives(text) for joint, text in named.items()}
@@ -316,9 +316,10 @@ def _above_hips(bones: RigBones, places: Places) -> list[int]:
 
 
 def _hangs(bones: RigBones, rig: KnownRig, joint: str, place: Mapping[int, float], places: Places) -> bool:
-    """Return whether the bone for ``joint`` is above or below the bones of its neighbouring joints.
+    """Return whether the bone of ``joint`` is an ancestor of the next joint's bone (for a foot, a descendant of the ankle).
 
-    If the rig was recognised by common words only, bones between the two must be twist bones or have zero length.
+    Returns True if a place is missing or a weighted sum, as nothing can then be checked. If the rig was recognised by
+    common words only, bones between the two must be twist bones or have zero length.
     """
     side, _, part = joint.partition("_")
     if part == "foot":

@@ -70,7 +70,7 @@ class Skeleton:
 
     @property
     def target_offsets(self) -> np.ndarray | None:
-        """Bone vectors (J, 3) float32 of the reference body in the rest pose, or None without a reference body."""
+        """Bone vectors (J, 3) float32 of the reference body in the rest pose, or None if there is no reference body."""
         if self.target_lengths is None:
             return None
         return np.float32(self.raw_offsets) * np.float32(self.target_lengths)[:, None]

@@ -102,7 +102,7 @@ def clips_of(root: Path) -> list[ClipSource]:
         name = path.stem
         if name in known:
             clips.append(known[name])
-        elif not (name.startswith("M") and name[1:] in names):  # a mirrored twin gets the captions of its original
+        elif not (name.startswith("M") and name[1:] in names):  # a mirrored twin uses the captions of its original
             try:
                 frames = len(np.load(path, mmap_mode="r"))
             except Exception as error:  # a damaged header can raise almost any exception in NumPy
@@ -160,7 +160,7 @@ def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequen
     """Make captions from file names: fields that ``pattern`` extracts are inserted into the ``templates``.
 
     With ``{take}_{action}_{mood}``, the file ``03_walk-fast_sad`` and the template ``a person does a {action}`` give "a
-    person does a walk fast". Files whose names do not match get no caption.
+    person does a walk fast". Files whose names do not match are skipped.
     """
     fields = re.findall(r"\{(\w+)\}", pattern)
     if not fields or len(fields) != len(set(fields)):

@@ -34,7 +34,7 @@ FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # regenerated when a mod
 
 
 def refuse(source: Source, _: object) -> NoReturn:
-    """Refuse a released file, which has no settings, so that its sizes would be lost."""
+    """Raise ``InputError`` for a released file. It contains no settings, so its sizes would be lost."""
     raise InputError(f"{source.file} was not trained by these scripts: it does not contain its settings")
 
 

@@ -43,7 +43,7 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class TextStep(nn.Module):
-    """Computes the text condition (b, c) from word pieces ``ids`` and ``mask`` (b, t)."""
+    """Network that computes the text condition (b, c) from word pieces ``ids`` and ``mask`` (b, t)."""
 
     def __init__(self, text: LaMPText | ReleasedText) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class TextStep(nn.Module):
 
 
 class MaskedStep(nn.Module):
-    """Computes base-layer logits (b, n, K) with classifier-free guidance.
+    """Network that computes base-layer logits (b, n, K) with classifier-free guidance.
 
     Inputs: ``ids`` (b, n), ``cond`` (b, c), ``padding`` (b, n), ``cond_scale`` ().
     """
@@ -70,7 +70,7 @@ class MaskedStep(nn.Module):
 
 
 class ResidualStep(nn.Module):
-    """Computes the logits of residual ``layer`` (b,) from the lower layers of ``ids`` (b, n, q).
+    """Network that computes the logits of residual ``layer`` (b,) from the lower layers of ``ids`` (b, n, q).
 
     Other inputs are as in ``MaskedStep``. The logits are (b, n, K), or (b, n, K + 1) if padding can be sampled.
     """
@@ -86,7 +86,7 @@ class ResidualStep(nn.Module):
 
 
 class DecodeStep(nn.Module):
-    """Decodes ``ids`` (b, n, q) to unnormalised features (b, t, d) and joints (b, t, J, 3) in metres.
+    """Network that decodes ``ids`` (b, n, q) to unnormalised features (b, t, d) and joints (b, t, J, 3) in metres.
 
     Rows are valid up to their length in tokens, ``token_lens`` (b,).
     """

@@ -66,7 +66,7 @@ def add_api(desk: Desk) -> None:
         return workshop.source_of(read_source(motion))
 
     def v1_source(file: dict | str, request: gr.Request) -> dict:
-        """Load a motion to edit, caption or search with, from an upload or by its file name in the gallery."""
+        """Load a motion for editing, captioning or search: an upload, or the name of a file in the gallery."""
 
         def work(_: str) -> dict:
             if isinstance(file, str):

@@ -34,7 +34,7 @@ def line_of(error: Exception) -> str:
 
 
 class Desk:
-    """Connect Gradio components to the workshop.
+    """Base class that connects Gradio components to the workshop.
 
     A ``Work`` callback receives the history owner and the input values, and returns updates for the outputs.
     """

@@ -15,7 +15,7 @@ MINUTE = 60.0
 
 
 class Cancelled(InputError):
-    """The job was cancelled, or its visitor has left."""
+    """Raised if the job was cancelled or its visitor has left."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Job:
 
 
 class RateLimit:
-    """Allow at most ``most`` events per key within ``seconds``."""
+    """Rate limit of at most ``most`` events per key within ``seconds``."""
 
     def __init__(self, most: int, seconds: float = MINUTE, clock: Callable[[], float] = time.monotonic) -> None:
         self.most, self.seconds, self.clock = most, seconds, clock

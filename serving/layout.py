@@ -25,7 +25,7 @@ TIMELINE: dict[str, Any] = {
 
 
 class Layout(Desk):
-    """Builds the page. The button of each tab calls a method of ``Workshop``."""
+    """The web page. The button of each tab calls a method of ``Workshop``."""
 
     def build(self) -> gr.Blocks:
         """Build the page."""

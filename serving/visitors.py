@@ -80,7 +80,7 @@ class Doorkeeper:
         await self.app(scope, ask, answer)
 
     def _new_token(self, scope: "Scope", headers: Mapping[str, str]) -> str | None:
-        """Issue a token to a browser without one, unless its address has received too many."""
+        """Issue a token to a browser that has none, unless its address has received too many tokens."""
         given = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         if given is not None and given.value in self.known or self.rate.wait(address_of(scope)):
             return None
@@ -121,7 +121,7 @@ class Guests:
         self.cookie, self.known = cookie, known
 
     def visitor(self, request: Any) -> Visitor:
-        """Return the visitor that sent a request."""
+        """Return the visitor who sent a request."""
         token = self._token(request)
         return Visitor(token or address_of(request.request.scope), str(request.session_hash))
 

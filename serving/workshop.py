@@ -78,7 +78,7 @@ class SourceMotion:
 
 
 class Workshop:
-    """Runs the models and writes results to ``rooms``."""
+    """Interface to the models of the app. Results are written to ``rooms``."""
 
     def __init__(self, models: Models, rooms: Rooms, sampling: Sampling) -> None:
         self.models, self.rooms, self.sampling = models, rooms, sampling

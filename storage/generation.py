@@ -171,7 +171,7 @@ def open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
 
 
 def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
-    """Load the vocabulary in the folder of a model, or BERT's vocabulary for a published model without one."""
+    """Load the vocabulary in the folder of a model. If a published model has none, load BERT's vocabulary."""
     folder = source.folder
     if published and not (folder / VOCAB_FILE).is_file():
         folder = fetched(PUBLISHED_BERT, checkpoints_dir, lambda place: model_folder(

@@ -60,7 +60,7 @@ def checked_run_folder(opt: argparse.Namespace) -> Path:
 
 
 def origin(opt: argparse.Namespace) -> str | None:
-    """Return the model that gives a run with --init_from its sizes and statistics. On resume, it is the run itself."""
+    """Return the model from which a run with --init_from takes its sizes and statistics, on resume the run itself."""
     return opt.name if opt.init_from and opt.is_continue else opt.init_from
 
 
@@ -230,7 +230,7 @@ class DistributedSlice(BatchSlice):
 
 
 def batch_slice(first: int, rows: int, last: bool) -> BatchSlice:
-    """Create the slice of this process that begins at row ``first`` of a batch of ``rows`` rows.
+    """Create this process's slice of a batch of ``rows`` rows, which begins at row ``first``.
 
     ``last`` marks the last micro-batch of a step.
     """

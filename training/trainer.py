@@ -68,13 +68,13 @@ class Stage(nn.Module):
         return send_to_device(default_collate(items), self.device)
 
     def choose_by_fid(self, fid: Callable[[nn.Module], float] | None) -> None:
-        """Also save the checkpoint with the best FID, measured by ``fid``. None saves no such checkpoint."""
+        """If ``fid`` is not None, also save the checkpoint with the best FID, which this function measures."""
         self.fid = fid
         if fid is not None:
             self.bests = {"net_best_fid": ("fid", "min"), **self.bests}
 
     def measured_fid(self) -> dict[str, float]:
-        """Measure FID, if the stage has a function for it. Returns a metric for ``validate``."""
+        """Measure the FID, as a metric for ``validate``. Returns {} if the stage has no function for it."""
         return {} if self.fid is None else {"fid": self.fid(self.model)}
 
     def validate(self) -> dict[str, float]:

@@ -59,7 +59,7 @@ def processor() -> str:
 
 
 def cpu_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Return the smallest CPU quota, in cores, of this process's Linux control groups; None without a limit.
+    """Return the smallest CPU quota, in cores, of this process's Linux control groups, or None if there is no limit.
 
     Supports control groups version 2 (``cpu.max``) and version 1 (``cpu.cfs_quota_us``).
     """

@@ -38,7 +38,8 @@ def select_device(gpu_id: int | None) -> torch.device:
 def peak_gib(device: torch.device | str = "cpu") -> float:
     """Return the peak memory of this process in GiB: GPU memory if ``device`` is a GPU, else main memory.
 
-    Main memory includes resident pages of memory-mapped files, which the system can reclaim. It is NaN on Windows.
+    Main memory includes resident pages of memory-mapped files, which the system can reclaim. On Windows, the result is
+    NaN unless ``device`` is a GPU.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
@@ -164,8 +165,8 @@ def set_random_state(state: dict[str, Any]) -> None:
 def prompt_seed(seed: int, text: str, in_file: bool) -> int:
     """Return the seed for a prompt's motion.
 
-    Prompts from a file (``in_file``) get a seed derived from ``seed`` and their text, so other prompts do not affect
-    them. A single prompt uses ``seed`` itself.
+    The seed of a prompt from a file (``in_file``) is derived from ``seed`` and the text, so other prompts do not affect
+    it. A single prompt uses ``seed`` itself.
     """
     if not in_file:
         return seed

@@ -209,7 +209,7 @@ def _capsules(bvh: Bvh, skeleton: Skeleton, rest: np.ndarray, pack: "_Pack") -> 
 
 
 class _Pack:
-    """Packs arrays into one binary buffer."""
+    """Writer that packs arrays into one binary buffer."""
 
     def __init__(self) -> None:
         self.data, self.views, self.accessors = bytearray(), [], []

@@ -95,9 +95,10 @@ def write_motion(folder: Path, made: Made, spec: DatasetSpec, formats: Formats, 
     """Write the files of one motion under ``folder``. Returns it with its relative file paths.
 
     Writes ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and, under ``animation/<number>/``, the same
-    name with ``.bvh``, ``.glb``, ``.mp4`` and ``.gif``. Names with ``_ik`` have locked feet: feet in contact are held
-    still and the legs are solved again, except where ``pinned``; across the seam, too, of a ``loop``. The caption is
-    next to the joints, as ``.txt``. With a ``name`` all files are in ``folder`` itself, under that name.
+    name with ``.bvh``, ``.glb``, ``.mp4`` and ``.gif``. Files named ``_ik`` have locked feet: feet in contact are held
+    still and the legs are solved again. ``pinned`` joints keep their positions, and a ``loop`` is treated as cyclic.
+    The caption is written next to the joints, as ``.txt``. If ``name`` is given, all files have this name and are in
+    ``folder`` itself.
     """
     number, repeat, caption, joints, parts, marks, loop, pinned = made
     stem = name or f"sample{number}_repeat{repeat}_len{len(joints)}"

@@ -100,7 +100,7 @@ SMOOTH = 0.5   # pixels: sigma of the Gaussian that smooths the edges of the bod
 
 
 class Person:
-    """Draws the body mesh for joints (T, 22, 3) in metres, as seen by a camera."""
+    """Body mesh that follows joints (T, 22, 3) in metres, drawn as seen by a camera."""
 
     def __init__(self, joints: np.ndarray, camera: Camera, sides: tuple[tuple[int, int, int], ...]) -> None:
         """Create the person. ``sides`` are the RGB colours of left and right."""
@@ -178,7 +178,7 @@ cv2.setNumThreads(1)  # videos are written in parallel by several processes
 
 
 class Scene:
-    """Draws one motion: joints (T, J, 3) in metres, y up, floor at y = 0."""
+    """Scene that shows one motion: joints (T, J, 3) in metres, y up, floor at y = 0."""
 
     def __init__(self, joints: np.ndarray, skeleton: Skeleton, camera: Camera) -> None:
         self.camera, self.frames = camera, len(joints)

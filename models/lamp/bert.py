@@ -166,7 +166,7 @@ class WordPieces:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode word pieces to a text, skipping special tokens."""
+        """Decode word pieces to a string, skipping special tokens."""
         special = (self.pad_id, self.cls_id, self.sep_id, self.dec_id)
         return self._tokenizer.decode([piece for piece in ids if piece not in special])
 

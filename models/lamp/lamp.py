@@ -1,6 +1,6 @@
 """LaMP: language-motion pretraining of a Q-Former with four objectives (LaMP paper, section 3.2).
 
-    ptc  contrastive: texts and motions of a pair get similar features
+    ptc  contrastive: make the features of paired texts and motions similar
     ptm  matching: classify whether a text describes a motion
     lm   motion to text: predict the caption of a motion
     gen  text to motion: predict the motion tokens of a caption

@@ -66,7 +66,7 @@ def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tens
 def masked_softmax(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
     """Compute the softmax (r, n) of each row of ``scores``, without gradient.
 
-    Entries of ``excluded`` (r, n) get probability zero. Each row needs at least one other entry.
+    Entries of ``excluded`` (r, n) have probability zero. Each row needs at least one other entry.
     """
     scores = scores.detach().float()
     if excluded is not None:

@@ -31,7 +31,7 @@ from utils.files import model_folder, silent_transformers
 from utils.runtime import WHOLE, BatchSlice, report_step
 
 KEPT = 1e5           # score of a token that stays unmasked
-RANDOM_SHARE = 0.1   # share of the predicted positions that get a random code
+RANDOM_SHARE = 0.1   # share of the predicted positions that are replaced by a random code
 MASK_SHARE = 0.88    # share of the other predicted positions that are masked; the rest is unchanged, as in BERT
 CLASS_STD = 0.05     # std of the initial output weights
 CLIP_NAME = "openai/clip-vit-base-patch32"
@@ -76,7 +76,7 @@ class MaskTransformer(Trunk):
     def initialise_from(self, codebooks: Tensor) -> None:
         """Initialise the embeddings from the first of ``codebooks`` (q, K, code_dim).
 
-        The output weights are a random projection of the codes, so that similar codes get similar logits.
+        The output weights are a random projection of the codes, so that similar codes have similar logits.
         """
         self.start_codes([self.token_emb.weight], codebooks[:1])
         weight = self.output_process.poseFinal.weight

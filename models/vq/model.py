@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         """Decode ``latent`` (b, output_emb_width, n). Frames beyond ``lengths`` (b,), in latents, are undefined.
 
         With ``lengths``, padded latents are zeroed before every convolution, so they do not affect valid latents.
-        Raises ``ValueError`` with group norm, whose statistics would include padding.
+        Raises ``ValueError`` if the decoder uses group norm, whose statistics would include padding.
         """
         *inner, last = self.model
         x = latent.to(inner[0].weight.dtype)

@@ -131,7 +131,7 @@ class EmaQuantizer(nn.Module):
         """Choose a row of the whole batch for each code, in case it is dead. Returns vectors (codes, dim).
 
         ``rows`` (r, dim) are the local rows; the first is row ``start`` of the ``whole`` rows of the batch. A code
-        whose row is not local gets the zero vector; the sum over all processes and micro-batches has all vectors.
+        whose row is not local is assigned the zero vector; the sum over processes and micro-batches has all vectors.
         """
         codes, dim = self.codebook.shape
         copies = -(-codes // whole)
