@@ -90,9 +90,9 @@ beside stage train_vq.py vq_demo "${vq_steps[3]}" "${vq[@]}" "${decoder[@]}" --l
 # unseen in training keep their meaning. Half of the texts are sentences of the language bank. Then the text side alone,
 # with rare contents sampled more often: this needs few steps of the contrastive losses, and improves unseen wordings.
 stage train_lamp.py lamp_start "$lamp_steps" @configs/demo/lamp.txt --vq_name vq_demo --bert "$bert" "${lamp[@]}"
-stage train_lamp.py lamp_demo 296 @configs/demo/lamp.txt --vq_name vq_demo --init_from lamp_start --text_only \
-    --objectives ptc=1 --keep_condition 0.3 --balance_by content --batch_size 192 --text_lr 1 --lr 2e-4 \
-    --warm_up_iter 30 --weight_decay 0.01 --eval_every_e 8
+stage train_lamp.py lamp_demo 407 @configs/demo/lamp.txt --vq_name vq_demo --init_from lamp_start --text_only \
+    --objectives ptc=1 --keep_condition 0.3 --balance_by content --batch_size 192 --text_lr 1 --lr 4e-4 \
+    --warm_up_iter 30 --weight_decay 0.01 --eval_every_e 11
 together
 
 # Both token transformers, on the same texts; the masked one with noise on its text features, for unseen words.
