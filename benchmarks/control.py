@@ -15,8 +15,8 @@ densities; ``--every_joint`` uses all joints of every clip.
 - ``fid``: FID against the same clips. ``skating``: m/s after foot locking. ``jerk``: m/s^3.
 - ``seconds``, ``longest``: median and largest time of a motion.
 
-The rows ``without`` have the same captions and seeds without constraints, so their errors are chance level. The rows
-``true`` have the real clips.
+Rows named ``without`` use the same captions and seeds but no constraints, so their errors are at chance level. Rows
+named ``true`` are the real clips.
 """
 import argparse
 import json
@@ -138,7 +138,7 @@ def clip_rows(director: Director, clip: int, pair: Pair, spec: DatasetSpec, args
 
 
 def precision(text: np.ndarray, motions: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the R-precision (n,) in per cent of motions (n, e) for their ``text`` embeddings (n, e).
+    """Return the R-precision (n,), in per cent, of motion embeddings (n, e) and their ``text`` embeddings (n, e).
 
     This is the expected value over random distractors: ``BATCH`` - 1 of the embeddings ``others`` (m, e).
     """
@@ -164,7 +164,7 @@ def evaluate(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMot
 
 
 def summary(rows: Sequence[Measured], without: dict[tuple[int, str, str], float]) -> dict[str, float]:
-    """Compute the metrics of a row. ``without`` has the R-precision without constraints by (clip, joint, density)."""
+    """Compute the metrics of a row. ``without`` maps (clip, joint, density) to the R-precision without constraints."""
     precisions, worst = np.array([(row.precision, row.errors.max()) for row in rows]).T
     every = np.concatenate([row.errors for row in rows])
     numbers = {

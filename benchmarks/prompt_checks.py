@@ -112,8 +112,8 @@ def summarise(prompts: list[CheckedPrompt], verdicts: list[list[Verdict]],
               known: Collection[str] | None = None) -> dict:
     """Summarise verdicts for JSON: overall, by group, by pair and by prompt.
 
-    ``verdicts[i]`` belong to ``prompts[i]``, one per seed. With the ``known`` words of a training set, results are also
-    split by whether a prompt has unknown words.
+    ``verdicts[i]`` belong to ``prompts[i]``, one per seed. If ``known``, the words of a training set, is given, results
+    are also split by whether a prompt has unknown words.
     """
     judged = list(zip(prompts, verdicts, strict=True))
 

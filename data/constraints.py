@@ -40,7 +40,7 @@ class FileConstraints:
 def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileConstraints:
     """Read a constraint file, where ``prompts`` is the number of prompts of the run.
 
-    Raises ``InputError`` with the position of invalid content.
+    Raises an ``InputError`` that names the position of invalid content.
     """
     text = read_text(path, "constraint file")
     try:
@@ -63,7 +63,7 @@ def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileC
 def check_entries(entries: Value, place: str, spec: DatasetSpec, folder: Path | None = None) -> list[Entry]:
     """Validate a list of constraints. Paths of pose files are relative to ``folder``; None allows no pose files.
 
-    Raises ``InputError`` with the position of invalid content.
+    Raises an ``InputError`` that names the position of invalid content.
     """
     if not isinstance(entries, list):
         raise InputError(f"{place}: expected a list of constraints, not {_named(entries)}")

@@ -39,7 +39,7 @@ def read_bank() -> dict[str, tuple[str, ...]]:
 
 
 def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]:
-    """Return the cleaned sentences of a content for training or, with ``held_out``, the held-out sentences.
+    """Return the cleaned sentences for a content: those for training, or the held-out ones if ``held_out`` is True.
 
     Without a ``side``, only sentences that name no side are returned.
     """

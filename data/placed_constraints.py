@@ -46,9 +46,9 @@ def place_constraints(entries: Sequence[Entry], stretch: Stretch, joints: Tensor
                       spec: DatasetSpec) -> list[Constraint]:
     """Create constraints for a motion whose initial version has ``joints`` (T, J, 3) in metres.
 
-    Without times, a path keeps the speed profile of the initial motion. By default, it also keeps the orientation of
-    the body relative to the direction of travel. Raises ``InputError`` with the position of an entry that does not
-    match the motion.
+    A path without times keeps the speed profile of the initial motion. By default, it also keeps the orientation of
+    the body relative to the direction of travel. Raises an ``InputError`` that names the position of an entry that does
+    not match the motion.
     """
     placed: list[Constraint] = []
     for entry in entries:
@@ -142,7 +142,7 @@ def _along(points: np.ndarray, progress: np.ndarray) -> np.ndarray:
 
 def _facing(entry: Entry, frames: Sequence[int], places: np.ndarray, joints: Tensor,
             spec: DatasetSpec) -> list[Constraint]:
-    """Create headings that keep the orientation of the body relative to its path, for example in walking backwards."""
+    """Create headings that keep the orientation of the body relative to its path, such as when walking backwards."""
     steps = np.gradient(places, axis=0)
     going = np.linalg.norm(steps, axis=-1) > MOVING
     if not going.any():

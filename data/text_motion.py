@@ -139,8 +139,8 @@ def caption_texts(pairs: list[Pair]) -> list[str]:
 def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
     """Compute sampling weights (pairs,) that favour rare actions. Their mean is 1.
 
-    The weight is ``count ** -power``, where ``count`` is the number of pairs of the same family or, without families,
-    with the rarest word of the pair.
+    The weight is ``count ** -power``, where ``count`` is the number of pairs of the same family. For a pair that
+    has no family, it is the number of pairs that contain the rarest word of the pair.
     """
     having = Counter(word for pair in pairs for word in pair.words)
     families = Counter(pair.family for pair in pairs)
@@ -153,7 +153,7 @@ def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
 def draw_crop(rows: int, captions: int, generator: np.random.Generator, sentences: int = 0) -> Crop:
     """Sample a text and a crop of a clip with ``rows`` frames, ``captions`` captions and ``sentences`` sentences.
 
-    The crop has as many whole tokens as possible or, with probability 1/3, one token less.
+    The crop has as many whole tokens as possible or, with probability 1/3, one token less, and at most 196 frames.
     """
     length = rows // UNIT_LENGTH * UNIT_LENGTH
     if generator.random() < _SHORTER_UNIT_SHARE and length > UNIT_LENGTH:

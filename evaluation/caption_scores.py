@@ -105,7 +105,7 @@ def matching_scores(texts: np.ndarray, motions: np.ndarray) -> dict[str, float]:
 
 
 def most_common_caption(pairs: "Sequence[Pair]") -> str:
-    """Return the most frequent caption of ``pairs``, the first one of several."""
+    """Return the most frequent caption of ``pairs``. If several are equally frequent, return the first."""
     return Counter(caption for pair in pairs for caption in pair.captions).most_common(1)[0][0]
 
 

@@ -53,7 +53,7 @@ Generate = Callable[[Sequence[Sample]], Mapping[str, Sequence[np.ndarray]]]
 
 
 class TextMotionEmbedder(Protocol):
-    """Evaluator. The first one reads captions as ``word/POS`` tokens, the second one as cleaned texts."""
+    """Interface of evaluators. ``embedder`` embeds captions given as ``word/POS`` tokens, ``lamp`` cleaned captions."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
         """Return embeddings (n, e) of unnormalised features (T, d)."""
@@ -271,7 +271,7 @@ class Evaluation:
 
 
 def _places(kept: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return the positions of the kept clips in ``order`` within the array of all kept clips."""
+    """Return, for each kept clip in ``order``, its position in the array of all kept clips."""
     return (np.cumsum(kept) - 1)[order[kept[order]]]
 
 

@@ -68,7 +68,8 @@ def _begins(name: str, start: str) -> bool:
 def read_asf(path: str | Path) -> Asf:
     """Read a skeleton file.
 
-    Raises ``ValueError`` with the file and line if its content is invalid, and ``OSError`` if it cannot be read.
+    Raises a ``ValueError`` that names the file and line if its content is invalid, and ``OSError`` if it cannot be
+    read.
     """
     return _AsfParser(Path(path)).parse()
 
@@ -76,8 +77,8 @@ def read_asf(path: str | Path) -> Asf:
 def read_amc(path: str | Path, skeleton: Asf | None = None, fps: float | None = None) -> Bvh:
     """Read a motion file in the unit of its ``skeleton`` (by default, the one from ``find_asf``).
 
-    The frame rate is ``fps`` if given, else the rate in the file, else 120. Raises ``ValueError`` with the file and
-    line if the motion does not fit the skeleton, and ``OSError`` if a file cannot be read.
+    The frame rate is ``fps`` if given, else the rate in the file, else 120. Raises a ``ValueError`` that names the file
+    and line if the motion does not fit the skeleton, and ``OSError`` if a file cannot be read.
     """
     path = Path(path)
     skeleton = skeleton or read_asf(find_asf(path))

@@ -239,13 +239,13 @@ def _invalid(values: np.ndarray, too_large: str) -> Iterator[tuple[tuple[int, ..
 
 
 def check_coordinates(joints: np.ndarray, names: Sequence[str]) -> None:
-    """Raise ``ValueError`` with frame and joint if joints (T, J, 3) have a value that is not finite or too large."""
+    """Raise ``ValueError`` if a value of joints (T, J, 3) is not finite or too large, naming its frame and joint."""
     for (frame, joint, axis), complaint in _invalid(joints, "is too large for any unit"):
         raise ValueError(f"frame {frame}: {'xyz'[axis]} of {names[joint]} {complaint}")
 
 
 def check_features(features: np.ndarray) -> None:
-    """Raise ``ValueError`` with row and column if features (T, d) have a value that is not finite or too large."""
+    """Raise ``ValueError`` if a value of features (T, d) is not finite or too large, naming its row and column."""
     for (row, column), complaint in _invalid(features, "is too large"):
         raise ValueError(f"row {row}: column {column} {complaint}")
 

@@ -172,7 +172,8 @@ def chained(parents: Sequence[int], places: np.ndarray, turns: np.ndarray) -> tu
 def read_bvh(path: str | Path, fps: float | None = None) -> Bvh:
     """Read a BVH file with any hierarchy and channels. ``fps`` overrides the frame time of the file.
 
-    Raises ``ValueError`` with the file and line if its content is invalid, and ``OSError`` if it cannot be read.
+    Raises a ``ValueError`` that names the file and line if its content is invalid, and ``OSError`` if it cannot be
+    read.
     """
     return parse_bvh(_text(Path(path)), str(path), fps)
 

@@ -95,7 +95,7 @@ def process(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: Arra
     """Convert joints (T, J, 3) to features and return all intermediate results.
 
     ``target_offsets`` (J, 3) are the bone vectors to which the motion is retargeted, by default those of the skeleton's
-    reference body. Without a reference body, each clip keeps its bone lengths. ``published_yaw`` reproduces
+    reference body. If there is no reference body, each clip keeps its bone lengths. ``published_yaw`` reproduces
     a sign error of the published code: when the body turns past -z, the yaw speed of that frame is wrong, and motion
     recovered from the features drifts off course.
 

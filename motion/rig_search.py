@@ -316,7 +316,7 @@ def _above_hips(bones: RigBones, places: Places) -> list[int]:
 
 
 def _hangs(bones: RigBones, rig: KnownRig, joint: str, place: Mapping[int, float], places: Places) -> bool:
-    """Return whether the bone of ``joint`` is an ancestor of the next joint's bone (for a foot, a descendant of the ankle).
+    """Return whether the bone of ``joint`` is above the next joint's bone or, for a foot, below the ankle's bone.
 
     Returns True if a place is missing or a weighted sum, as nothing can then be checked. If the rig was recognised by
     common words only, bones between the two must be twist bones or have zero length.

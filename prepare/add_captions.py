@@ -115,7 +115,7 @@ def read_table(path: Path) -> list[CaptionRow]:
     """Read captions from a ``.csv`` table with columns file, text, start and end, or a ``.jsonl`` file with these keys.
 
     ``start`` and ``end`` are optional. Columns are separated by commas, semicolons or tabs, whichever is most frequent
-    in the header. Raises ``InputError`` with the line number if a row is invalid.
+    in the header. Raises an ``InputError`` that names the line if a row is invalid.
     """
     text = read_text(path, "captions")
     if path.suffix.lower() == ".csv":

@@ -55,7 +55,10 @@ def captions(spec: DatasetSpec, split: str) -> set[str]:
 
 
 def wordings(spec: DatasetSpec, held_out: bool) -> set[str]:
-    """Return the sentences of the language bank for the training split: the held-out sentences, or all others."""
+    """Return the sentences of the language bank for the contents of the training split.
+
+    These are the held-out sentences if ``held_out`` is True, else all others.
+    """
     path = spec.root / CONTENTS
     if not path.is_file():
         return set()
@@ -72,7 +75,7 @@ def vectors_of(lamp: LoadedLaMP, texts: list[str]) -> Tensor:
 
 
 def labels_of(centres: Tensor, texts: list[str], vectors: Tensor) -> tuple[str, ...]:
-    """Return a short text near each centre: the shortest of its nearest texts."""
+    """Return a label for each centre: the shortest of the texts nearest to it."""
     short = [row for row, text in enumerate(texts) if len(text) <= LONGEST_LABEL] or list(range(len(texts)))
     near = torch.cat([(part @ vectors[short].T).topk(min(NEAREST_TEXTS, len(short)), 1).indices
                       for part in centres.split(BATCH)])

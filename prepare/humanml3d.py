@@ -37,7 +37,7 @@ _ACTED = "humanact12"
 
 @dataclass(frozen=True)
 class Folders:
-    """Folders of recordings and body models. A folder is None if not available."""
+    """Folders of recordings and body models. A folder that is not available is None."""
 
     amass: Path | None
     humanact12: Path | None
@@ -60,7 +60,7 @@ class Extracted(NamedTuple):
 def read_cuts(path: Path) -> list[Cut]:
     """Read the clips in ``index.csv`` (source_path, start_frame, end_frame, new_name).
 
-    Raises ``InputError`` with the line number if a row is invalid.
+    Raises an ``InputError`` that names the line if a row is invalid.
     """
     cuts = []
     table = csv.DictReader(io.StringIO(read_text(path, "index")))

@@ -258,7 +258,7 @@ def _begin_mappings(out: Path, unknown: dict[str, dict], result: Imported) -> No
 
 
 def _vote(stances: dict[str, Stance]) -> dict[str, str]:
-    """Return the most frequent up axis in each folder; ties go to the more common axis.
+    """Return the most frequent up axis in each folder. Ties are resolved in the order of ``UP_AXES``.
 
     Bodies that may be lying do not count, unless there are no others and the floor is below their backs.
     """

@@ -134,7 +134,7 @@ class GradientGuard:
         self.step.masked_fill_(clean & bad.any(), step)
 
     def check(self) -> None:
-        """Raise ``InputError`` with the names of the parameters if a gradient was invalid."""
+        """Raise an ``InputError`` that names the parameters whose gradient was invalid."""
         step = int(self.step)
         if step < 0:
             return

@@ -115,9 +115,9 @@ LOCK = ".lock"
 def run_lock(folder: Path, flag: str) -> Iterator[None]:
     """Context manager that locks ``folder`` for this run.
 
-    Raises ``InputError`` with the start time of the other run if the folder is locked; ``flag`` is the command-line
-    flag that sets the folder. The operating system releases the lock when the process ends, so a crashed run leaves no
-    lock. File systems without locks are not protected.
+    If the folder is locked, raises an ``InputError`` that names the start time of the other run and ``flag``, the
+    command-line flag that sets the folder. The operating system releases the lock when the process ends, so a crashed
+    run leaves no lock. File systems without locks are not protected.
     """
     path = folder / LOCK
     try:

@@ -95,8 +95,8 @@ def _tracks(plain: np.ndarray, locked: np.ndarray, skeleton: Skeleton, fps: floa
     """Encode joints (T, J, 3) and foot contacts for the page script, as generated and with locked feet.
 
     Joints are integer multiples of ``unit`` metres, relative to their parents. Their differences between frames are
-    stored, low bytes first, then high bytes, and compressed with zlib. Of the motion with locked feet, the differences
-    from the other one are stored.
+    stored, low bytes first, then high bytes, and compressed with zlib. The motion with locked feet is stored as its
+    differences from the other motion.
     """
     both = [np.asarray(joints, np.float64) for joints in (plain, locked)]
     for joints in both:

@@ -124,7 +124,8 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
 def is_near(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> bool:
     """Return whether all constraints are position targets that ``joints`` (T, J, 3) miss by at most ``NEAR``.
 
-    The latents are then kept: Adam's steps do not shrink with the error, and would change gestures more than needed.
+    The latents of this motion are not optimised, unless it is a loop: Adam's steps do not shrink with the error, and
+    would change gestures more than needed.
     """
     return all(isinstance(constraint, RootPath | JointTarget | Pose)
                and bool((constraint.error(joints, skeleton) <= NEAR).all()) for constraint in constraints)

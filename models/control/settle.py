@@ -43,7 +43,7 @@ def shift_root(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skel
 
 
 def _root_errors(constraint: Constraint, joints: Tensor, skeleton: Skeleton) -> list[tuple[int, np.ndarray]]:
-    """List constrained frames with the horizontal vector (2,) from the constrained joint to its target."""
+    """List the constrained frames, each with the horizontal vector (2,) from the constrained joint to its target."""
     places = joints[constraint.frames, 0][:, GROUND]
     if isinstance(constraint, RootPath):
         missing = constraint.points - places

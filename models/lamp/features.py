@@ -82,9 +82,10 @@ class EncodedMotion:
 
 
 def padded_motion(config: LaMPConfig, motion: Tensor, m_lens: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Pad ``motion`` (b, t, d) to ``num_query_tokens`` tokens. Also returns a mask (b, n) of tokens, unless published.
+    """Pad ``motion`` (b, t, d) to ``num_query_tokens`` tokens. Also returns a mask (b, n) of valid tokens.
 
-    Without ``m_lens`` (b,), no frame is padding. Raises ``InputError`` if a motion is too long for the model.
+    For published models, the mask is None. If ``m_lens`` (b,) is None, no frame is padding. Raises ``InputError`` if a
+    motion is too long for the model.
     """
     unit, tokens, frames = config.vq.unit_length, config.qformer.num_query_tokens, motion.shape[1]
     if frames > tokens * unit:
@@ -142,7 +143,7 @@ class LaMPFeatures(nn.Module):
 
     @torch.no_grad()
     def encode_motion(self, motion: Tensor, m_lens: Tensor | None = None) -> EncodedMotion:
-        """Encode motions to latents and tokens. Without ``m_lens``, no frame is padding.
+        """Encode motions to latents and tokens. If ``m_lens`` is None, no frame is padding.
 
         Raises ``InputError`` if a motion is too long for the model.
         """
@@ -209,7 +210,7 @@ class LaMPFeatures(nn.Module):
             return self.make_condition(ids, mask, kind)
 
     def make_condition(self, ids: Tensor, mask: Tensor, kind: ConditionKind) -> Tensor:
-        """Compute the text condition as ``condition`` does, but with gradient and in the current training mode."""
+        """Compute the text condition as ``condition`` does, but with gradients and in the current training mode."""
         hidden = self.Qformer.text(ids, mask)
         parts = []
         if kind in ("query", "both"):

@@ -64,7 +64,7 @@ def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tens
 
 
 def masked_softmax(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Compute the softmax (r, n) of each row of ``scores``, without gradient.
+    """Compute the softmax (r, n) of each row of ``scores``, without gradients.
 
     Entries of ``excluded`` (r, n) have probability zero. Each row needs at least one other entry.
     """

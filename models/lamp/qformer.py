@@ -197,9 +197,10 @@ class QFormer(nn.Module):
         return hidden
 
     def language_model(self, ids: Tensor, mask: Tensor | None, prefix: list[Cache]) -> Tensor:
-        """Encode text with causal attention after the queries, given as the cache ``prefix`` of ``query``.
+        """Encode text with causal attention. Text also attends to the queries, through ``prefix``.
 
-        The first word piece should be [DEC]. Returns hidden states (b, t, h), the input of ``lm_logits``.
+        ``prefix`` is the cache of ``query``. The first word piece should be [DEC]. Returns hidden states (b, t, h), the
+        input of ``lm_logits``.
         """
         queries, length = prefix[0][0].shape[2], ids.shape[1]
         visible = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()[None, None]
