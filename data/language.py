@@ -41,7 +41,7 @@ def read_bank() -> dict[str, tuple[str, ...]]:
 def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]:
     """Return the cleaned sentences for a content: those for training, or the held-out ones if ``held_out`` is True.
 
-    Without a ``side``, only sentences that name no side are returned.
+    If no ``side`` is given, only sentences that name no side are returned.
     """
     chosen = [text for number, text in enumerate(read_bank().get(content, ()))
               if (number % HELD_OUT == HELD_OUT - 1) == held_out]
@@ -253,7 +253,7 @@ class WordVectors:
         return cls(words, vectors[[rows[word] for word in words]])
 
     def save(self, folder: str | Path, pickles: bool = False) -> None:
-        """Write the files that ``load`` reads; with ``pickles``, also the published pickles, for other programs."""
+        """Write the files that ``load`` reads and, if ``pickles`` is True, the published pickles for other programs."""
         data, text, *paths = (Path(folder, f"our_vab_{name}") for name in WORD_FILES)
         save_npy(data, self._vectors)
         write_text(text, "".join(f"{word}\n" for word in self._row))

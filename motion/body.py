@@ -151,14 +151,14 @@ class Sides:
 
     @property
     def twist_fault(self) -> str | None:
-        """Reason why the arms or the legs must have swapped sides, or None."""
+        """Reason why the arms or the legs must have swapped sides, or None if there is no sign of it."""
         if self.twist < TWISTED:
             return "left and right are swapped in the arms or legs: hips and shoulders point in opposite directions"
         return None
 
     @property
     def fault(self) -> str | None:
-        """Reason why left and right must be swapped, or None."""
+        """Reason why left and right must be swapped, or None if there is no sign of it."""
         if self.twist_fault:
             return self.twist_fault
         if self.facing < BACKWARDS:
@@ -194,9 +194,10 @@ def knees_bend_backward(joints: np.ndarray) -> bool:
 
 
 def swapped_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
-    """Return the reason why left and right must be swapped in joints (T, J, 3) with right-handed axes, or None.
+    """Return the reason why left and right must be swapped in joints (T, J, 3). Returns None if there is no sign of it.
 
-    KIT-ML does not document which side is left, so the facing direction is checked for ``T2M`` bodies only.
+    The axes of the joints must be right-handed. KIT-ML does not document which side is left, so the facing direction is
+    checked for ``T2M`` bodies only.
     """
     sides = find_sides(joints, skeleton)
     return sides.fault if skeleton == T2M else sides.twist_fault

@@ -189,7 +189,7 @@ def metres_per_unit(joints: np.ndarray, unit: str | float | None = None) -> tupl
 
 
 def _fitting_unit(length: float) -> str | None:
-    """Return the unit in which a leg of ``length`` is human and closest to the typical length, or None."""
+    """Return the unit in which a leg of ``length`` is closest to the typical length. Returns None if no unit fits."""
     fitting = [unit for unit, metres in UNITS.items() if LEG_LENGTHS[0] <= length * metres <= LEG_LENGTHS[1]]
     return min(fitting, key=lambda unit: abs(np.log(length * UNITS[unit] / TYPICAL_LEG)), default=None)
 

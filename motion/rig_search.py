@@ -207,7 +207,10 @@ class RigBones:
         return [tip for joint in joints if (tip := self.tip(joint)) is not None] if name.endswith(TIP) else joints
 
     def only(self, name: str) -> int | None:
-        """Return the index of ``name``, which may be PARENT/NAME, or None. Raises ``ValueError`` if it is ambiguous."""
+        """Return the index of ``name``, which may be PARENT/NAME, or None if it is missing.
+
+        Raises ``ValueError`` if it is ambiguous.
+        """
         found = self.find(name)
         parent, _, own = name.removesuffix(TIP).rpartition("/")
         if not found and parent:

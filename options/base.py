@@ -83,7 +83,7 @@ class Parser(argparse.ArgumentParser):
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         """Parse the command line. With --init_from, the keys of ``opt.inherited`` are the options to copy.
 
-        The values are the choices of these options, or None.
+        Each value holds the choices of the option, or None if any value is allowed.
         """
         args = expand_flag_files(sys.argv[1:] if args is None else args, self._option_string_actions)
         opt = super().parse_args(args, namespace)

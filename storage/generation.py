@@ -334,7 +334,7 @@ def load_text_encoder(options: dict[str, Any], spec: DatasetSpec, checkpoints_di
 
 
 def residual_to_use(res_name: str | None, transformer: Source, spec: DatasetSpec) -> str | None:
-    """Return the name of the residual transformer to use with a masked transformer, or None to use none.
+    """Return the name of the residual transformer for a masked transformer, or None for the base layer only.
 
     ``res_name`` may be "none". If it is None, bundled masked transformers use the bundled residual transformer.
     """
@@ -350,7 +350,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
                         res_name: str | None = None) -> tuple[TextToMotion, list[Path]]:
     """Load the text-to-motion pipeline of a masked transformer. Also returns the checkpoint files.
 
-    ``len_name`` is the length estimator; without one, every sample needs a length. For ``res_name``, see
+    ``len_name`` is the length estimator; if it is None, every sample needs a length. For ``res_name``, see
     ``residual_to_use``.
     """
     transformer = load_mask_with_text(name, spec, checkpoints_dir, device, which)

@@ -166,7 +166,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder in the 
 def model_folder(source: str | Path, what: str, files: Sequence[str], weights: bool = True) -> Path:
     """Return the folder of a model: ``source`` if it is a folder, else a download from the Hugging Face hub.
 
-    Downloads ``files`` and, with ``weights``, the weight files. Raises ``InputError`` if the model is not found;
+    Downloads ``files`` and, if ``weights`` is True, the weight files. Raises ``InputError`` if the model is not found;
     ``what`` names the kind of model. Without a network connection, a model in the hub's cache is used.
     """
     folder = Path(source)

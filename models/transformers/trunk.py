@@ -345,8 +345,8 @@ def static_batches(token_lens: Sequence[int], device: torch.device, rows: int | 
                    independent: bool = False) -> list[StaticBatch]:
     """Group samples of similar length into batches of at most ``rows`` samples.
 
-    A sample's padded length depends only on its own length; with ``exact``, samples are not padded. All batches have
-    ``rows`` rows, so that rounding errors do not depend on the number of samples, unless rows are ``independent``.
+    A sample's padded length depends only on its own length. If ``exact`` is True, samples are not padded. All batches
+    have ``rows`` rows, so that rounding errors do not depend on the number of samples, unless rows are ``independent``.
     Raises ``ValueError`` for a length below 1.
     """
     if min(token_lens, default=1) < 1:
