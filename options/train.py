@@ -175,6 +175,8 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--distill needs a pretrained --bert: leave out --init_from and --random_start")
     if (opt.text_only or opt.keep_condition) and not opt.init_from:
         parser.error("--text_only and --keep_condition need --init_from")
+    if opt.balance_by == "content" and not (opt.balance and opt.bank):
+        parser.error("--balance_by content needs --balance and --bank")
     opt.objectives = dict(opt.objectives)
     return opt
 

@@ -74,6 +74,7 @@ def test_bad_flags_are_named(fails: Fails, main: Callable[[], None], arguments: 
     ("vq", ("--window_size", 30), "--window_size 30 must be a multiple of the 4 frames"),
     ("vq", ("--window_size", 400), "window of 400 frames"), ("vq", ("--mixed_precision", "fp16"), "needs a GPU"),
     ("lamp", ("--batch_size", 1), "at least two"), ("lamp", ("--text_only",), "need --init_from"),
+    ("lamp", ("--balance_by", "content", "--balance", 1), "needs --balance and --bank"),
     ("lamp", ("--max_text_len", 65), "reads at most 64"), ("lamp", ("--bert_layers", 9), "has 2 layers"),
     ("t2m", ("--n_heads", 3), "--n_heads 3"),
     ("evaluator", ("--glove", "nowhere"), "nowhere/our_vab_data.npy is missing; prepare/word_vectors.py"),
