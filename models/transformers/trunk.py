@@ -294,7 +294,7 @@ def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool
     the cumulative distribution is inverted and ``uniform`` is (b, n).
     """
     temperature = max(temperature, SMALLEST_TEMPERATURE)
-    values, indices = logits.topk(kept_classes(logits.shape[-1], thres), dim=-1)
+    values, indices = logits.topk(kept_classes(logits.shape[-1], thres), dim=-1, sorted=False)
     if gumbel:
         chosen = uniform.gather(-1, indices).clamp_min(torch.finfo(torch.float32).tiny)
         best = (values.float() / temperature - torch.log(-torch.log(chosen))).argmax(-1, keepdim=True)

@@ -22,7 +22,7 @@ from training.runs import divide
 from training.trainer import VALIDATION_BATCH, Stage
 from utils.runtime import BatchSlice
 
-CONDITION_ROWS = 64  # samples per process for --keep_condition, which needs a pass of all queries
+CONDITION_ROWS = 64  # samples per micro-batch for --keep_condition, which needs a pass of all queries
 SIDES = 3  # classes per content of the language bank: left, right, no side
 
 
