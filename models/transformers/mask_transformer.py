@@ -109,7 +109,7 @@ class MaskTransformer(Trunk):
             return self(ids, negative, padding, at).float()
         inputs = [ids.repeat(2, 1), torch.cat([cond, negative]),
                   *(None if each is None else each.repeat(2, 1) for each in (padding, at))]
-        if is_packed(self) and len(ids) > 1:  # rows are independent: equal rows, as in the first step, are computed once
+        if is_packed(self) and len(ids) > 1:  # rows are independent: compute equal ones (as in the first step) once
             first, inverse = distinct_rows([each for each in inputs if each is not None])
             both = self(*(None if each is None else each[first] for each in inputs))[inverse].float()
         else:
