@@ -15,7 +15,7 @@ from evaluation.metrics import codes_of, reconstruct_clips
 from models.config import ATTENTION_KINDS, MaskTransformerConfig, ResidualTransformerConfig, Sampling
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.trunk import draw_uniform, padding_of, sample_generators, sample_tokens, static_batches
+from models.transformers.trunk import draw_uniform, padding_of, sample_generators, sample_tokens
 from storage.generation import load_tokenizer
 from training.stages.tokens import ResidualStage, TokenData, completes, tokenize_pairs
 
@@ -143,12 +143,6 @@ def test_same_prompt_same_tokens_whatever_the_batch(kind: str, gumbel: bool, gro
         assert torch.equal(run([row])[0], together[row])
     backwards = run(list(reversed(range(len(LENS)))))
     assert all(torch.equal(a, b) for a, b in zip(together, reversed(backwards), strict=True))
-
-
-def test_a_prompt_is_one_row_unless_passes_of_a_fixed_shape_are_asked_for() -> None:
-    for device in map(torch.device, ("cpu", "cuda")):
-        assert [(batch.rows, batch.size) for batch in static_batches([5, 5], device)] == [([0], 1), ([1], 1)]
-        assert [(batch.rows, batch.size) for batch in static_batches([5, 5], device, rows=64)] == [([0, 1], 64)]
 
 
 def test_each_step_masks_the_least_certain_tokens_by_the_schedule_and_never_a_kept_one() -> None:
@@ -281,6 +275,15 @@ def test_same_sample_same_layers_whatever_the_batch(group_rows: int | None) -> N
     together = run(list(range(6)))
     for row in range(6):
         assert torch.equal(run([row])[0], together[row])
+
+
+@torch.no_grad()
+def test_padding_shapes_no_generated_layer() -> None:
+    model, base, cond = make_residual(), layers_of_tokens(2, 9)[..., 0], texts(2)
+    before = model.generate(base, cond, [9, 5], sample_generators([0, 1]), Sampling(group_rows=2))
+    for table in (model.token_embed_weight_, model.embed_proj_shared_weight):
+        table[:, model.pad_id] = 10 * torch.randn(8, generator=stream())
+    assert torch.equal(model.generate(base, cond, [9, 5], sample_generators([0, 1]), Sampling(group_rows=2)), before)
 
 
 @torch.no_grad()
