@@ -34,7 +34,10 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a torch file with ``weights_only=True``. Raises ``InputError`` if it is missing, damaged or unsafe."""
+    """Read a dictionary from a torch file with ``weights_only=True``.
+
+    Raises ``InputError`` if the file is missing, damaged or unsafe, or is not a dictionary.
+    """
     if not path.is_file():
         raise InputError(f"checkpoint {path} is missing")
     try:
@@ -48,7 +51,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Shorten a message of torch to one line. If a class is not allowed, the line names it."""
+    """Shorten an error message from torch to one line. If the cause is a class that is not allowed, name it."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     if found := re.search(r"GLOBAL ([\w.]+)", text):
         return f"{found[1]} is not allowed in a checkpoint"
@@ -61,8 +64,8 @@ ROW_SCALE = ".row_scale"  # name suffix of the scales of a matrix stored in 8 bi
 def save_weights(path: Path, state: dict[str, Tensor], eight_bits: Sequence[str] = ()) -> None:
     """Write a state dict to a safetensors file in float16. Integer tensors keep their type.
 
-    Matrices with a name that ends in one of ``eight_bits`` are stored as int8 with one scale per row. Raises
-    ``InputError`` if the file cannot be written.
+    Matrices whose names end in one of ``eight_bits`` are stored as int8 with one scale per row. A tensor with several
+    names is stored once, under the first. Raises ``InputError`` if the file cannot be written.
     """
     unique: dict[tuple[int, torch.Size], tuple[str, Tensor]] = {}
     for name, tensor in state.items():
@@ -93,7 +96,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file as float32. Raises ``InputError`` if it is missing or damaged."""
+    """Read a safetensors file. Floating-point tensors and 8-bit matrices are converted to float32.
+
+    Raises ``InputError`` if the file is missing or damaged.
+    """
     try:
         state = load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
@@ -118,7 +124,7 @@ def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def find_state(content: Mapping[str, Any], keys: Sequence[Key], path: Path) -> dict[str, Tensor]:
     """Return the state dict under the first key of ``keys`` in ``content``. Raises ``InputError`` if there is none.
 
-    A key that is a tuple joins several state dicts, with their own keys as prefixes of the names.
+    If a key is a tuple, the state dicts under all its elements are merged, with the elements as prefixes of the names.
     """
     missing: list[str] = []
     for key in keys:
@@ -137,7 +143,7 @@ def read_state(path: Path, keys: Sequence[Key]) -> dict[str, Tensor]:
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
-    """Load a state dict into ``model``. Raises ``InputError`` if there are ``incompatible_keys``."""
+    """Load a state dict into ``model``. Raises ``InputError`` if ``incompatible_keys`` finds any."""
     if parts := incompatible_keys(model, state, optional):
         raise InputError(f"{path} does not match this model; {'; '.join(parts)}")
     own = model.state_dict()
@@ -145,9 +151,10 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, option
 
 
 def incompatible_keys(model: nn.Module, state: Mapping[str, Tensor], optional: Sequence[str] = ()) -> list[str]:
-    """Describe tensors of ``state`` that are missing, unexpected or have a wrong shape, in at most three lines.
+    """Return up to three lines that describe missing and unexpected tensors in ``state``, and those of a wrong shape.
 
-    Names that end in one of ``optional`` may be absent or present. A tensor with several names needs only one of them.
+    Tensors whose names end in one of ``optional`` may be missing or unexpected. A tensor with several names needs only
+    one of them.
     """
     own = model.state_dict(keep_vars=True)  # a tensor with several names is the same object
     given = {id(own[name]) for name in own if name in state}
@@ -183,7 +190,7 @@ def write_options(path: str | Path, options: Mapping[str, Any]) -> None:
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
-    """Read an ``opt.txt`` file. Booleans and numbers are converted; all other values are strings.
+    """Read an ``opt.txt`` file. Booleans and numbers are converted, except in names; all other values are strings.
 
     Raises ``InputError`` for a line that is not ``key: value``.
     """
@@ -223,9 +230,9 @@ def model_dirs(name: str, dataset_name: str, checkpoints_dir: str | Path) -> lis
 def find_model_dir(name: str, dataset_name: str, checkpoints_dir: str | Path) -> Path:
     """Find the folder of a model in ``checkpoints_dir/<dataset>``, else in ``pretrained/<dataset>``.
 
-    ``name`` may also be a path to the folder or to a checkpoint in its ``model/``. If the folder contains only a folder
-    of the same name, like the released length estimator, the inner folder is used. Raises ``InputError`` if there is no
-    folder.
+    ``name`` may also be a path to the folder or to a checkpoint in its ``model/``. If the model is in a subfolder of
+    the same name, like the released length estimator, the subfolder is returned. Raises ``InputError`` if no folder is
+    found.
     """
     if os.path.dirname(name) and os.path.isfile(name):
         return Path(name).absolute().parent.parent
@@ -268,7 +275,7 @@ class Source:
 
     @property
     def is_complete(self) -> bool:
-        """Whether ``options`` contain all settings. If not, ``storage.released`` infers the others."""
+        """Whether ``options`` contain all settings. If not, ``storage.released`` infers the missing ones."""
         return self.has_settings or (self.file.suffix == ".safetensors" and bool(self.options))
 
     @property
@@ -285,14 +292,17 @@ class Source:
         return self.options[key]
 
     def one_of(self, key: str, choices: Sequence[str], default: str) -> str:
-        """Return an option that must be one of ``choices``. Raises ``InputError`` for another value."""
+        """Return an option, or ``default`` if it is missing. Raises ``InputError`` if it is not one of ``choices``."""
         value = self.options.get(key, default)
         if value not in choices:
             raise InputError(f"{self.settings_file}: {key} {value!r} is not one of {', '.join(choices)}")
         return value
 
     def with_settings(self, content: Mapping[str, Any]) -> Self:
-        """Return a copy with the settings in the ``content`` of a checkpoint, if there are any."""
+        """Return a copy with the settings from the ``content`` of a checkpoint, if there are any.
+
+        ``OTHER_MODELS`` keep their values.
+        """
         settings = content.get("settings")
         if not isinstance(settings, dict):
             return self
@@ -313,8 +323,8 @@ class Source:
     def building(self, config: type, prefix: str = "") -> Iterator[None]:
         """Context for building a model. Raises ``InputError`` if an option is invalid or the model cannot be built.
 
-        ``config`` is a dataclass. The option for one of its fields is named ``prefix`` + field name, and must have the
-        type of the field's default.
+        ``config`` is a dataclass. The option for a field is named ``prefix`` + field name, and must fit the default of
+        the field (see ``fits``).
         """
         for field in fields(config):
             key = prefix + field.name
@@ -327,7 +337,10 @@ class Source:
 
 
 def fits(value: Any, default: Any) -> bool:
-    """Return whether ``value`` has the type of ``default``. Integers must be at least 1, floats at least 0."""
+    """Return whether ``value`` has the type of ``default``, or is None or a string if ``default`` is None.
+
+    Integers must be at least 1, floats at least 0.
+    """
     if default is None:
         return value is None or isinstance(value, str)
     if isinstance(default, bool) or isinstance(value, bool):
@@ -343,7 +356,7 @@ def find_source(name: str, dataset_name: str, checkpoints_dir: str | Path, which
     """Find a model by its name, or by the path of its folder or of a checkpoint.
 
     ``which`` is the name of a checkpoint, with or without suffix. By default, the first of ``PREFERRED`` is used.
-    Raises ``InputError`` if there is no folder or no checkpoint.
+    Raises ``InputError`` if the folder or the checkpoint is missing.
     """
     path = Path(name)
     if path.suffix in SUFFIXES and path.is_file():
@@ -363,7 +376,7 @@ def open_source(source: Source, keys: Sequence[Key],
                 infer: Callable[[Source, dict[str, Tensor]], Source]) -> tuple[Source, dict[str, Tensor]]:
     """Read the checkpoint of ``source``. Returns the source with the checkpoint's settings, and the state dict.
 
-    ``keys`` are as in ``find_state``. If the settings are not complete, ``infer`` adds those that it can infer.
+    ``keys`` are as in ``find_state``. If settings are missing, ``infer`` adds those that it can infer from the tensors.
     """
     if source.file.suffix == ".safetensors":
         state = load_weights(source.file)

@@ -43,7 +43,7 @@ class LoadedCaptioner:
 
     def write(self, clips: Sequence[np.ndarray], writing: Writing | None = None, batch_size: int = CAPTION_BATCH,
               quiet: bool = True) -> list[list[str]]:
-        """Generate captions for unnormalised motions (T, d) of 4 to 196 frames, the best caption first."""
+        """Generate captions for unnormalised motions (T, d) of 4 to 196 frames. Each motion's best caption is first."""
         device = self.model.query_tokens.device
         captions = []
         for start in tqdm(range(0, len(clips), batch_size), desc="captions", disable=quiet or None, leave=False):
@@ -69,7 +69,7 @@ def learned_state(model: MotionCaptioner) -> dict[str, Tensor]:
 def load_learned(model: MotionCaptioner, state: Mapping[str, Tensor], path: Path) -> None:
     """Load a ``learned_state``. The Q-Former may be missing, if it was frozen in training.
 
-    Raises ``InputError`` if it does not match the model.
+    Raises ``InputError`` if the state does not match the model.
     """
     learned = {name for name in learned_state(model) if name.startswith(("llm.", "opt_proj."))}
     rest = {name: value for name, value in model.state_dict().items() if name not in learned}
@@ -112,7 +112,7 @@ def differing_facts(given: Mapping[str, Any], source: Source) -> list[str]:
 
 
 def check_tokenizer(lamp: LoadedLaMP, vq_name: str | None) -> None:
-    """Raise ``InputError`` if a LaMP model was trained on another tokenizer than ``vq_name``."""
+    """Raise ``InputError`` if a LaMP model was trained with a tokenizer other than ``vq_name`` (None: any)."""
     own = Path(str(lamp.source.needed("vq_name"))).name
     if vq_name is not None and own != vq_name:
         raise InputError(f"{lamp.source.folder} was trained on the tokenizer {own}, not {vq_name}: "
@@ -149,7 +149,7 @@ class Embedder:
 
     @torch.no_grad()
     def texts(self, tokens: Sequence[Sequence[str]]) -> np.ndarray:
-        """Embed captions, given as lists of ``word/POS`` tokens. Uses the first 20 tokens. Returns (n, e)."""
+        """Embed captions, given as lists of ``word/POS`` tokens. Uses the first 20 tokens of each. Returns (n, e)."""
         rows = [np.zeros((0, self.model.config.dim_coemb_hidden), np.float32)]
         for start in range(0, len(tokens), BATCH):
             sentences = [self.words.sentence(caption) for caption in tokens[start:start + BATCH]]
@@ -182,8 +182,9 @@ def load_evaluator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                    device: torch.device | str = "cpu") -> LoadedEvaluator:
     """Load an evaluator of this project, or the published ``text_mot_match``.
 
-    Its normalisation is read from ``meta/`` in its folder, or from ``../Comp_v6_KLD005/meta/``; word vectors from
-    ``glove/`` in its folder or the working directory. Raises ``InputError`` if a file is missing or does not match.
+    Its normalisation is read from ``meta/`` in its folder, or from ``../Comp_v6_KLD005/meta/``; its word vectors are
+    read from ``glove/`` in its folder, or in the working directory. Raises ``InputError`` if a file is missing or does
+    not match.
     """
     source = find_source(name, spec.name, checkpoints_dir)
     state = read_state(source.file, (NETWORKS,))

@@ -144,7 +144,7 @@ class LoadedLaMP:
 
 def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
               which: str | None = None) -> LoadedLaMP:
-    """Load a LaMP model, its tokenizer and its vocabulary by name."""
+    """Load a LaMP model by name, with its tokenizer, vocabulary and familiarity file."""
     source, state = open_lamp(name, spec, checkpoints_dir, which)
     tokenizer = load_tokenizer(source.needed("vq_name"), spec, checkpoints_dir, device)
     with source.building(LaMPConfig), source.building(QFormerConfig, QFORMER_PREFIX):
@@ -158,7 +158,8 @@ def load_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device:
     pieces = word_pieces_of(source, config.qformer, checkpoints_dir, published=config.published)
     length, most = source.options.get("max_text_len", PUBLISHED_TEXT_LEN), config.qformer.max_positions
     if not isinstance(length, int) or not SHORTEST_TEXT <= length <= most:
-        raise InputError(f"{source.settings_file}: max_text_len {length!r} is not from {SHORTEST_TEXT} to {most}")
+        raise InputError(f"{source.settings_file}: max_text_len {length!r} is not an integer from {SHORTEST_TEXT} to "
+                         f"{most}")
     return LoadedLaMP(model.to(device).eval().requires_grad_(False), pieces, tokenizer.normalisation, length, source,
                       load_familiarity(source.folder, config.qformer.hidden))
 
@@ -171,7 +172,10 @@ def open_lamp(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
 
 
 def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | Path, published: bool) -> WordPieces:
-    """Load the vocabulary in the folder of a model. If a published model has none, load BERT's vocabulary."""
+    """Load the vocabulary from the folder of a model. If a published model has none, load BERT's vocabulary.
+
+    Raises ``InputError`` if the vocabulary has more word pieces than the model.
+    """
     folder = source.folder
     if published and not (folder / VOCAB_FILE).is_file():
         folder = fetched(PUBLISHED_BERT, checkpoints_dir, lambda place: model_folder(
@@ -183,7 +187,7 @@ def word_pieces_of(source: Source, sizes: QFormerConfig, checkpoints_dir: str | 
 
 
 def fetched(name: str, checkpoints_dir: str | Path, load: Callable[[str | Path], Any]) -> Any:
-    """Load the hub model ``name`` with ``load``. A folder of this name in ``checkpoints_dir`` has priority."""
+    """Load the hub model ``name`` with ``load``. A folder of the same name in ``checkpoints_dir`` takes precedence."""
     own = Path(checkpoints_dir) / Path(name).name
     if own.is_dir():
         return load(own)
@@ -244,7 +248,7 @@ def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | P
                           which: str | None = None) -> tuple[MaskTransformer, Source]:
     """Load a masked transformer in eval mode, without its text encoder.
 
-    Released LaMP checkpoints become a ``LaMPMaskTransformer``, which has its own text encoder.
+    Released LaMP checkpoints contain their text encoder. They are loaded as a ``LaMPMaskTransformer``.
     """
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("t2m_transformer", "trans"),
                                 released.with_masked_options)
@@ -284,7 +288,7 @@ def load_residual_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str
 def load_residual_with_text(name: str, spec: DatasetSpec, checkpoints_dir: str | Path,
                             device: torch.device | str = "cpu",
                             beside: LoadedNetwork | None = None) -> LoadedNetwork:
-    """Load a residual transformer with its text encoder. If ``beside`` has the same text encoder, it is reused."""
+    """Load a residual transformer with its text encoder. If ``beside`` has the same one, that one is reused."""
     model, source = load_residual_transformer(name, spec, checkpoints_dir, device)
     text = _text_encoder_of(source, model.config.cond_dim, spec, checkpoints_dir, device, beside)
     return LoadedNetwork(model, text, source)
@@ -292,7 +296,7 @@ def load_residual_with_text(name: str, spec: DatasetSpec, checkpoints_dir: str |
 
 def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, device: torch.device | str = "cpu",
                           beside: LoadedNetwork | None = None) -> LoadedNetwork:
-    """Load a length estimator with its text encoder. If ``beside`` has the same text encoder, it is reused."""
+    """Load a length estimator with its text encoder. If ``beside`` has the same one, that one is reused."""
     source, state = open_source(find_source(name, spec.name, checkpoints_dir), ("estimator",),
                                 partial(released.with_sizes, released.length_sizes))
     if source.is_complete and "cond_dim" in source.options:  # early checkpoints lack it
@@ -309,7 +313,10 @@ def load_length_estimator(name: str, spec: DatasetSpec, checkpoints_dir: str | P
 
 def _text_encoder_of(source: Source, width: int, spec: DatasetSpec, checkpoints_dir: str | Path,
                      device: torch.device | str, beside: LoadedNetwork | None = None) -> TextEncoder:
-    """Load the text encoder of a model that reads features of width ``width``, or reuse the encoder of ``beside``."""
+    """Load the text encoder of a model that expects features of this ``width``.
+
+    If ``beside`` has the same text encoder, that one is reused. Raises ``InputError`` if the widths differ.
+    """
     keys = ("text_encoder", "lamp_name", "condition")
     if beside is not None and all(source.options.get(key) == beside.source.options.get(key) for key in keys):
         text = beside.text
@@ -326,7 +333,7 @@ def _text_encoder_of(source: Source, width: int, spec: DatasetSpec, checkpoints_
 
 def load_text_encoder(options: dict[str, Any], spec: DatasetSpec, checkpoints_dir: str | Path,
                       device: torch.device | str = "cpu") -> TextEncoder:
-    """Load the text encoder that is named in ``options``, LaMP or CLIP."""
+    """Load the text encoder named in ``options``, LaMP or CLIP."""
     if options.get("text_encoder", "lamp") == "clip":
         return fetched(CLIP_NAME, checkpoints_dir, lambda place: ClipText(place, device))
     lamp = load_lamp(options["lamp_name"], spec, checkpoints_dir, device)
@@ -334,7 +341,7 @@ def load_text_encoder(options: dict[str, Any], spec: DatasetSpec, checkpoints_di
 
 
 def residual_to_use(res_name: str | None, transformer: Source, spec: DatasetSpec) -> str | None:
-    """Return the name of the residual transformer for a masked transformer, or None for the base layer only.
+    """Return the name of the residual transformer for a masked transformer, or None to use only the base layer.
 
     ``res_name`` may be "none". If it is None, bundled masked transformers use the bundled residual transformer.
     """
@@ -350,7 +357,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
                         res_name: str | None = None) -> tuple[TextToMotion, list[Path]]:
     """Load the text-to-motion pipeline of a masked transformer. Also returns the checkpoint files.
 
-    ``len_name`` is the length estimator; if it is None, every sample needs a length. For ``res_name``, see
+    ``len_name`` names the length estimator; if it is None, every sample needs a length. For ``res_name``, see
     ``residual_to_use``.
     """
     transformer = load_mask_with_text(name, spec, checkpoints_dir, device, which)
@@ -380,7 +387,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
 
 
 def _own_sampling(spec: DatasetSpec, *parts: tuple[LoadedNetwork | None, Sequence[str]]) -> Sampling:
-    """Combine the sampling settings of the models, using defaults for missing settings."""
+    """Combine the sampling settings of the models. Missing settings have their default values."""
     sampling = Sampling()
     for model, names in parts:
         if model is not None:

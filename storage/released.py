@@ -26,7 +26,7 @@ _RANK = re.compile(r"llm\..*\.lora_A\.default\.weight")
 
 
 def _sizes(state: State, **places: tuple[str, int]) -> dict[str, int]:
-    """Read sizes from tensor shapes. ``places`` maps options to (tensor name, dimension). Skips missing tensors."""
+    """Read sizes from tensor shapes. ``places`` maps options to (tensor name, dimension). Ignores missing tensors."""
     return {option: state[name].shape[dimension] for option, (name, dimension) in places.items()
             if name in state and state[name].dim() > dimension}
 
@@ -106,13 +106,13 @@ def qformer_sizes(state: State) -> dict[str, int]:
 
 
 def usual_heads(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Guess the numbers of attention heads for the widths in ``sizes``."""
+    """Guess the number of attention heads from each width in ``sizes``."""
     widths = {"n_heads": sizes.get("latent_dim"), f"{QFORMER_PREFIX}heads": sizes.get(f"{QFORMER_PREFIX}hidden")}
     return {key: max(1, width // HEAD_WIDTH) for key, width in widths.items() if width}
 
 
 def evaluator_config(state: State) -> EvaluatorConfig:
-    """Infer the settings of an evaluator. Raises ``ValueError`` if a tensor is missing or has a wrong shape."""
+    """Infer the settings of an evaluator. Raises ``ValueError`` if a tensor is missing or has too few dimensions."""
     places = {
         "dim_pose": ("movement_encoder.main.0.weight", 1), "dim_movement_enc_hidden": (
             "movement_encoder.main.0.weight", 0), "dim_movement_latent": ("movement_encoder.main.3.weight", 0),
@@ -149,7 +149,7 @@ def length_sizes(state: State) -> dict[str, int]:
 
 
 def with_sampling(source: Source, dataset_name: str) -> Source:
-    """Add missing sampling settings: published values or, for checkpoints of this project, ``EARLIER_SAMPLING``."""
+    """Add missing sampling settings: the published guidance scale or, for our own checkpoints, ``EARLIER_SAMPLING``."""
     if source.is_complete or {"published_behaviour", "condition"} & source.options.keys():
         return source.with_options({}, EARLIER_SAMPLING)
     scale = PUBLISHED_SCALE.get(dataset_name)
@@ -162,7 +162,10 @@ def has_qformer(state: State) -> bool:
 
 
 def with_sizes(sizes_of: Callable[[State], dict[str, Any]], source: Source, state: State) -> Source:
-    """Add the sizes that ``sizes_of`` infers to a source, and CLIP as text encoder if its features have that width."""
+    """Add the sizes that ``sizes_of`` infers from ``state`` to a source.
+
+    If no text encoder is named and the condition is as wide as CLIP's features, CLIP is set as text encoder.
+    """
     sizes = sizes_of(state)
     source = source.with_options(sizes, usual_heads(sizes))
     if sizes.get("cond_dim") == CLIP_WIDTH and not {"text_encoder", "lamp_name"} & source.options.keys():

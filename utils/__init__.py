@@ -1,8 +1,9 @@
 """User-input errors, CPU limits and the OpenMP thread policy.
 
-By default, OpenMP threads spin while they wait for each other. If another program uses one of the cores, a thread is
-not running, and every small operation makes the others wait for a time slice. Sleeping threads avoid this and cost a
-few per cent on an idle machine. Importing this package sets the policy, so it must be imported before torch.
+By default, OpenMP threads spin while they wait for each other. If another program occupies one of the cores, the thread
+on that core is suspended, and in every small operation the other threads spin for a whole time slice. Letting them
+sleep avoids this, and costs a few per cent on an idle machine. Importing this package sets the policy, so it must be
+imported before torch.
 """
 import functools
 import os
@@ -44,7 +45,7 @@ def usable_cores() -> int:
 
 
 def bound_cores() -> int:
-    """Return the number of cores in the CPU affinity of this process."""
+    """Return the number of cores in the CPU affinity of this process, or of all cores if the system has no affinity."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -68,7 +69,7 @@ def cpu_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup"
 
 
 def _groups(root: Path, membership: Path) -> list[Path]:
-    """Return the folders of this process's CPU control groups and all their parents, also inside a container."""
+    """Return the folders of this process's CPU control groups and of their parents. The root is always included."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:  # not Linux
@@ -94,7 +95,7 @@ def _limit(folder: Path) -> float | None:
         return None
 
 
-POLICY = "OMP_WAIT_POLICY"  # used by all OpenMP implementations; values set by the user take precedence
+POLICY = "OMP_WAIT_POLICY"  # read by all OpenMP implementations; values set by the user take precedence
 WAITING = {
     "GOMP_SPINCOUNT": "1000",  # GNU OpenMP, used by the Linux wheels: a few microseconds
     "KMP_BLOCKTIME": "0",      # Intel's and LLVM's OpenMP, milliseconds
@@ -102,7 +103,7 @@ WAITING = {
 
 
 def set_thread_policy(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Make waiting OpenMP threads sleep after a few microseconds, and limit their number to the CPU quota.
+    """Make waiting OpenMP threads sleep after a few microseconds, and limit the number of threads to the CPU quota.
 
     Sets environment variables that OpenMP reads once, when torch is imported. Variables set by the user are kept.
     """

@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent  # root folder of the project
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Context manager that yields a temporary path, which replaces ``path`` if the block succeeds.
+    """Context manager that yields the path of a temporary file, which replaces ``path`` if the block succeeds.
 
-    The temporary file is in the folder of ``path``, which is created if missing, and has the same suffix, which some
-    writers need. Raises ``InputError`` if the file cannot be written, for example on a full disk.
+    The temporary file is created in the folder of ``path`` (itself created if missing). It has the same suffix, because
+    some writers depend on it. Raises ``InputError`` if the file cannot be written, for example on a full disk.
     """
     path = Path(path)
     try:
@@ -65,7 +65,8 @@ def save_npy(path: str | Path, array: np.ndarray) -> None:
 def read_npy(path: str | Path, made_by: str | None = None) -> np.ndarray:
     """Read an array of real numbers from a ``.npy`` file.
 
-    Raises ``InputError`` if the file is missing or invalid. ``made_by`` is the script that creates it.
+    Raises ``InputError`` if the file is missing or invalid. ``made_by`` names the script that creates it, for the
+    message.
     """
     try:
         array = np.load(path)
@@ -89,7 +90,10 @@ def npy_fault(error: Exception) -> str:
 
 
 def read_text(path: str | Path, what: str = "file") -> str:
-    """Read a UTF-8 text file, with or without byte-order mark. Raises ``InputError`` if it is missing or not UTF-8."""
+    """Read a UTF-8 text file, with or without byte-order mark. Raises ``InputError`` if this fails.
+
+    ``what`` names the kind of file in the message.
+    """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -99,7 +103,7 @@ def read_text(path: str | Path, what: str = "file") -> str:
 
 
 def fingerprint(*parts: str | bytes | Path) -> str:
-    """Return a SHA-256 hash of strings, bytes and file contents."""
+    """Return a SHA-256 hash of strings, bytes and the contents of files (given as ``Path``)."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
@@ -117,7 +121,7 @@ def run_lock(folder: Path, flag: str) -> Iterator[None]:
 
     If the folder is locked, raises an ``InputError`` that names the start time of the other run and ``flag``, the
     command-line flag that sets the folder. The operating system releases the lock when the process ends, so a crashed
-    run leaves no lock. File systems without locks are not protected.
+    run leaves no lock. On file systems without locking, nothing is locked.
     """
     path = folder / LOCK
     try:
@@ -137,14 +141,14 @@ def run_lock(folder: Path, flag: str) -> Iterator[None]:
 
 
 def refuse_if_held(folder: Path, flag: str) -> None:
-    """Raise ``InputError`` if another run has locked ``folder``, as ``run_lock`` does."""
+    """If another run has locked ``folder``, raise the same ``InputError`` as ``run_lock``."""
     path = folder / LOCK
     if path.is_file():
         os.close(_open_locked(path, flag))
 
 
 def _open_locked(path: Path, flag: str) -> int:
-    """Open ``path`` and lock it."""
+    """Open and lock ``path``. Returns the file descriptor. Raises ``InputError`` if another process holds the lock."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -166,8 +170,9 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder in the 
 def model_folder(source: str | Path, what: str, files: Sequence[str], weights: bool = True) -> Path:
     """Return the folder of a model: ``source`` if it is a folder, else a download from the Hugging Face hub.
 
-    Downloads ``files`` and, if ``weights`` is True, the weight files. Raises ``InputError`` if the model is not found;
-    ``what`` names the kind of model. Without a network connection, a model in the hub's cache is used.
+    Downloads ``files`` and, if ``weights`` is True, the weight files. Without a network connection, a model in the
+    hub's cache is used. Raises ``InputError`` if the model cannot be found; ``what`` names the kind of model in the
+    message.
     """
     folder = Path(source)
     if folder.is_dir():

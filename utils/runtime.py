@@ -20,9 +20,9 @@ from utils import InputError
 
 
 def select_device(gpu_id: int | None) -> torch.device:
-    """Return the device for ``--gpu_id``: -1 for the CPU, k for CUDA device k, None for a CUDA device if available.
+    """Return the device for ``--gpu_id``: the CPU for -1, or CUDA device k for k.
 
-    Raises ``InputError`` if the CUDA device does not exist.
+    None selects CUDA device 0 or, if there is none, the CPU. Raises ``InputError`` if the CUDA device does not exist.
     """
     count = torch.cuda.device_count()
     if gpu_id is None:
@@ -80,7 +80,7 @@ def in_own_process(function: Callable, item: object) -> object:
 def side_by_side(workers: int) -> Iterator[Callable]:
     """Context manager that yields an ordered ``map`` over threads, or the built-in ``map`` for one worker.
 
-    Torch operations are single-threaded meanwhile, which is faster for many small networks.
+    With several workers, torch operations inside the block are single-threaded, which is faster for small networks.
     """
     if workers <= 1:
         yield map
@@ -100,7 +100,7 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the main process reports an interruption
 
 
-Listener = Callable[[str, int, int], None]  # name of a loop, finished steps, all steps
+Listener = Callable[[str, int, int], None]  # name of a loop, number of finished steps, total number of steps
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
@@ -134,14 +134,14 @@ def seed_everything(seed: int) -> None:
 
 def stream_seed(*keys: int) -> int:
     """Derive a 63-bit seed from integers. Different ``keys`` give independent random streams."""
-    # NumPy splits integers into 32-bit words without their number; length and padding keep keys distinct.
+    # SeedSequence joins the 32-bit words of all integers. Two words per key and the number of keys keep keys distinct.
     words = [len(keys), *(word for key in keys for word in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))]
     state = np.random.SeedSequence(words).generate_state(2, np.uint32)
     return (int(state[0]) << 32 | int(state[1])) & _MASK
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of the global random generators of Python, NumPy and torch, as numbers and tensors."""
+    """Return the state of the global random generators of Python, NumPy and torch, as plain values and tensors."""
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     state = {"python": [version, list(words), gauss], "torch": torch.get_rng_state(),
@@ -152,7 +152,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore a state returned by ``random_state``."""
+    """Restore a state returned by ``random_state``. GPU states are restored only if the number of GPUs is the same."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
@@ -175,11 +175,12 @@ def prompt_seed(seed: int, text: str, in_file: bool) -> int:
 
 @dataclass(frozen=True)
 class BatchSlice:
-    """Rows ``first`` to ``first`` + b of a batch with ``total`` rows, and reductions over processes (here one).
+    """The local rows of a batch of ``total`` rows, starting at ``first``, and reductions over all processes.
 
-    Random numbers are generated for the whole batch, with generators in the same state in all processes, and each slice
-    takes its own rows. They are on the generator's device, which is the CPU in training. Copy them with
-    ``non_blocking``, or every copy waits for the accelerator.
+    This class is for a single process; a subclass communicates with other processes. Random numbers are generated for
+    the whole batch, with generators in the same state in all processes, and each slice takes its own rows. They are on
+    the generator's device, which is the CPU in training. Copy them with ``non_blocking``, or every copy waits for the
+    accelerator.
     """
 
     first: int = 0
@@ -205,7 +206,7 @@ class BatchSlice:
         return tensor
 
     def gather(self, rows: Tensor, pad: bool = False) -> Tensor:  # noqa: ARG002 (for subclasses)
-        """Concatenate rows (b, ...) of all processes without gradient. ``pad`` zero-pads them to equal width."""
+        """Concatenate the rows (b, ...) of all processes, without gradient. ``pad`` zero-pads them to equal width."""
         return rows
 
     def gather_with_gradient(self, rows: Tensor) -> Tensor:
@@ -213,7 +214,10 @@ class BatchSlice:
         return rows
 
     def mean_weight(self, count: int, device: torch.device) -> Tensor | float:  # noqa: ARG002 (for subclasses)
-        """Return the weight of a mean over ``count`` local items in the mean over all processes."""
+        """Return the weight of a local mean over ``count`` items.
+
+        The average of the weighted means over all processes is the mean over all items.
+        """
         return 1.0
 
 
