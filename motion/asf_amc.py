@@ -25,7 +25,7 @@ class AsfBone:
     """A bone in the rest pose. The root has length 0."""
 
     name: str
-    direction: np.ndarray                   # (3,) from its start to its end, in the world
+    direction: np.ndarray                   # (3,) from its start to its end, in world coordinates
     axis: np.ndarray                        # (3, 3) the rotation C
     length: float = 0.0
     order: str = "xyz"                      # order in which rotations are applied
@@ -39,15 +39,15 @@ class Asf:
 
     path: Path
     bones: dict[str, AsfBone]
-    metres: float | None  # per unit of length, if the file states it
+    metres: float | None  # per unit of length; None if the file does not state it
     degrees: bool
 
 
 def find_asf(amc: Path) -> Path:
     """Find the skeleton file of a motion file (``01.asf`` for ``01_02.amc``) in its folder or the parent folder.
 
-    The name of the skeleton file must equal the name of the motion file or be a prefix of it. If a folder has only
-    one skeleton file and its name is not a number, any name fits. Raises ``ValueError`` if no file fits.
+    The name of the skeleton file must equal the name of the motion file or be a prefix of it. Otherwise, a folder's
+    only skeleton file is used, unless its name is a number. Raises ``ValueError`` if no file fits.
     """
     for folder in (amc.parent, amc.parent.parent):
         skeletons = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".asf")
@@ -189,7 +189,7 @@ class _AsfParser(_Lines):
     def add_bone(self, fields: dict[str, list[str]]) -> None:
         missing = [name for name in ("name", "direction", "length") if not fields.get(name)]
         if missing:
-            raise self.error(f"a bone without {', '.join(missing)}")
+            raise self.error(f"a bone has no {', '.join(missing)}")
         name, axis = fields["name"][0], fields.get("axis", ["0", "0", "0"])
         if name in self.bones:
             raise self.error(f"two bones are named {name}")
@@ -243,8 +243,8 @@ class _AmcParser(_Lines):
         self.skeleton, self.fps, self.degrees = skeleton, FPS, skeleton.degrees
 
     def parse(self) -> dict[str, np.ndarray]:
-        """Return the values (T, degrees of freedom) of each moving bone by name."""
-        rows: dict[str, list[tuple[int, list[str]]]] = {}  # line and words of each frame, by bone
+        """Return the values (T, degrees of freedom) of each bone in the file, keyed by bone name."""
+        rows: dict[str, list[tuple[int, list[str]]]] = {}  # line and words of each frame, keyed by bone
         frames, previous = 0, None
         for words in self:
             if words[0].startswith(":"):

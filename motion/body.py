@@ -66,7 +66,7 @@ TWISTED = -0.2         # ``Sides.twist`` below which hips or shoulders are swapp
 
 @dataclass(frozen=True)
 class Stance:
-    """Estimated up axis of a body: ``up`` is None if unclear, ``sure`` is False if the body may instead be lying."""
+    """Estimated up axis of a body. ``up`` is None if it is unclear; ``sure`` is False if another axis may be up."""
 
     up: str | None
     sure: bool
@@ -75,9 +75,9 @@ class Stance:
 def find_stance(joints: np.ndarray, skeleton: Skeleton = T2M) -> Stance:
     """Estimate the up axis of a recording.
 
-    If a body is upright along an axis other than y, the file has other axes or the body is lying. It is not lying if it
-    travels perpendicular to its length, or if the floor at 0 is below its feet rather than its back. A body that is
-    upside down throughout has y as down, unless it may be in a handstand.
+    If a body is upright along an axis other than y, either this axis is up or the body is lying. The body is not lying
+    if it travels perpendicular to its length, or if the floor at 0 is below its feet rather than its back. A body that
+    is upside down throughout has -y as its up axis, unless it may be in a handstand.
     """
     shares = _upright_along(joints, skeleton).mean(0)
     second, best = np.argsort(shares)[-2:]
@@ -102,13 +102,13 @@ def find_stance(joints: np.ndarray, skeleton: Skeleton = T2M) -> Stance:
 
 
 def _floor_at_0(joints: np.ndarray, leg: float) -> int:
-    """Rate how close the lowest joint, y up, is to height 0: 2 if exact, 1 if approximate, else 0."""
+    """Rate how close the lowest of ``joints`` (y up) is to height 0: 2 if almost exact, 1 if approximate, else 0."""
     distance = abs(joints[..., 1].min())
     return int(distance < ON_FLOOR * leg) + int(distance < AT_ZERO * leg)
 
 
 def _may_lie(joints: np.ndarray, skeleton: Skeleton, up: str, leg: float) -> bool:
-    """Return whether the body may be lying because its pelvis is low or, for ``up`` = "-y", whether it is on its hands.
+    """Return whether the body may be lying (its pelvis is low) or, for ``up`` = "-y", standing on its hands.
 
     Returns False if the pelvis is the origin of every frame, because its height is then unknown.
     """
@@ -136,11 +136,11 @@ def lies_throughout(joints: np.ndarray, skeleton: Skeleton = T2M) -> bool:
 
 @dataclass(frozen=True)
 class Sides:
-    """Measurements that indicate swapped left and right sides, averaged over ``frames``."""
+    """Measurements that indicate swapped left and right sides, averaged over ``frames`` frames."""
 
     frames: int
     twist: float   # cosine between the hip line and the shoulder line
-    facing: float  # forward offset of knees and toes in leg lengths: 0.3 or more normally, -0.3 if mirrored
+    facing: float  # forward offset of knees and toes in leg lengths: normally 0.3 or more, -0.3 or less if mirrored
 
     def __add__(self, other: "Sides") -> "Sides":
         """Combine the measurements of two recordings."""
@@ -229,24 +229,24 @@ NO_BODY_DRIFT = 0.2   # maximum bone length drift: noise has 0.28 or more, gener
 
 
 class UncertainAxis(ValueError):
-    """Raised if the body is either lying or has an up axis other than y."""
+    """Raised if it is unclear whether the body is lying or has an up axis other than y."""
 
 
 def _invalid(values: np.ndarray, too_large: str) -> Iterator[tuple[tuple[int, ...], str]]:
-    """Yield the index of the first value that is not finite or too large, and the complaint about it."""
+    """Yield the index and the fault of the first value that is not finite, then of the first that is too large."""
     for is_bad, complaint in ((~np.isfinite(values), "is not finite"), (np.abs(values) >= MAX_COORDINATE, too_large)):
         for index in np.argwhere(is_bad)[:1]:
             yield tuple(index), f"{complaint} ({values[tuple(index)]:g})"
 
 
 def check_coordinates(joints: np.ndarray, names: Sequence[str]) -> None:
-    """Raise ``ValueError`` if a value of joints (T, J, 3) is not finite or too large, naming its frame and joint."""
+    """Raise a ``ValueError`` that names frame and joint if a value of joints (T, J, 3) is not finite or too large."""
     for (frame, joint, axis), complaint in _invalid(joints, "is too large for any unit"):
         raise ValueError(f"frame {frame}: {'xyz'[axis]} of {names[joint]} {complaint}")
 
 
 def check_features(features: np.ndarray) -> None:
-    """Raise ``ValueError`` if a value of features (T, d) is not finite or too large, naming its row and column."""
+    """Raise a ``ValueError`` that names row and column if a value of features (T, d) is not finite or too large."""
     for (row, column), complaint in _invalid(features, "is too large"):
         raise ValueError(f"row {row}: column {column} {complaint}")
 
@@ -279,14 +279,14 @@ def stand_up(joints: np.ndarray, skeleton: Skeleton, up: str | None = None) -> t
     return joints, remark
 
 
-HIPS_SIGMA = 2.0  # frames of Gaussian smoothing of the hips' heading
+HIPS_SIGMA = 2.0  # std, in frames, of the Gaussian that smooths the heading of the hips
 
 
 def combine_bodies(lower: np.ndarray, upper: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """Combine the pelvis and legs of ``lower`` with all other joints of ``upper``, both (T, J, 3).
 
-    The upper body is placed on the pelvis of ``lower`` and turned to the heading of its hips. Raises ``ValueError``
-    if the motions have different lengths.
+    The upper body is placed on the pelvis of ``lower`` and rotated so that the hips of both motions have the
+    same heading. Raises ``ValueError`` if the motions have different lengths.
     """
     if lower.shape != upper.shape:
         raise ValueError(f"motions of {len(lower)} and {len(upper)} frames cannot be combined")
@@ -301,7 +301,7 @@ def combine_bodies(lower: np.ndarray, upper: np.ndarray, skeleton: Skeleton) -> 
 
 
 def _hips_to_front(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Return the rotations (T, 4) about y after which the hips face +z."""
+    """Return the rotations (T, 4) about y that turn the smoothed heading of the hips to +z."""
     right, left = skeleton.face_joints[:2]
     across = joints[:, left] - joints[:, right]
     front = torch.stack([-across[:, 2], torch.zeros_like(across[:, 0]), across[:, 0]], -1)

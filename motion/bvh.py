@@ -1,8 +1,8 @@
 """Read and write BVH files.
 
 Angles are in degrees. The rotations of a joint are multiplied from left to right in channel order and act on column
-vectors. Position channels replace the offset of a joint. Blender's Python can use this module, as it does not import
-torch.
+vectors. Position channels replace the offset of a joint. This module does not import torch, so that Blender's Python
+can use it.
 """
 import re
 from collections.abc import Iterator, Sequence
@@ -32,9 +32,9 @@ def euler_to_matrix(degrees: np.ndarray, order: str) -> np.ndarray:
 def matrix_to_euler(matrix: np.ndarray, order: str) -> np.ndarray:
     """Convert rotations (T, J, 3, 3) to Euler angles (T, J, 3) in degrees that are continuous over the T frames.
 
-    Every rotation has two angle triples with a middle angle within half a turn, and any angle may be shifted by full
-    turns. Each frame uses the triple closest to the previous frame. At gimbal lock (middle angle of 90 degrees), the
-    last angle is interpolated from the surrounding frames.
+    Two angle triples describe the same rotation, and any angle may be shifted by full turns. Each frame uses the triple
+    closest to that of the previous frame. At gimbal lock (middle angle of 90 degrees), the last angle is interpolated
+    from the surrounding frames.
     """
     angles = principal_euler(matrix, order)
     return np.stack([_continuous(angles[:, joint], matrix[:, joint], order) for joint in range(angles.shape[1])], 1)
@@ -71,7 +71,8 @@ def _continuous(angles: np.ndarray, matrix: np.ndarray, order: str) -> np.ndarra
 def _unwrapped(angles: np.ndarray) -> np.ndarray:
     other = angles * [1, -1, 1] + 180
     stay, change = (((step + 180) % 360 - 180) for step in (np.diff(angles, axis=0), other[1:] - angles[:-1]))
-    # Switching between the two triples does not depend on the previous frame's triple, so parity decides.
+    # Whether to change triples between two frames does not depend on which one the first frame uses, so the parity
+    # of the changes decides.
     changes = (change**2).sum(-1) < (stay**2).sum(-1)
     odd = np.concatenate([[False], np.cumsum(changes) % 2 == 1])
     return np.unwrap(np.where(odd[:, None], other, angles), axis=0, period=360)
@@ -94,7 +95,7 @@ class Bvh:
     channels: tuple[tuple[str, ...], ...]   # of each joint, in file order
     values: np.ndarray                      # (T, number of channels)
     frame_time: float                       # seconds
-    end_sites: dict[int, np.ndarray] = field(default_factory=dict)  # (3,) tip offset by joint, where present
+    end_sites: dict[int, np.ndarray] = field(default_factory=dict)  # (3,) tip offsets, keyed by joint
 
     @cached_property
     def columns(self) -> tuple[slice, ...]:
@@ -129,7 +130,7 @@ class Bvh:
         return self.forward_kinematics()[0]
 
     def tips(self) -> dict[int, np.ndarray]:
-        """Compute world positions (T, 3) of the end sites, by joint."""
+        """Compute world positions (T, 3) of the end sites, keyed by joint."""
         places, turns = self.forward_kinematics()
         return {joint: places[:, joint] + turns[:, joint] @ offset for joint, offset in self.end_sites.items()}
 

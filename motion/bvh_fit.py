@@ -1,4 +1,4 @@
-"""Fit a BVH rig to joint positions: bone lengths measured in the clip, and rotations in closed form.
+"""Fit a BVH rig to joint positions. Bone lengths are measured in the clip, and rotations follow bone directions.
 
 Joint positions determine bone directions but not their twist. The pelvis and the chest have several children, so a
 rigid fit determines their full rotation. Every other bone takes the shortest rotation from its parent's frame; along
@@ -37,8 +37,8 @@ from motion.skeleton import KIT, T2M, Skeleton
 class Rig:
     """Bones of a skeleton's BVH files in file order, with parents before children.
 
-    They have ``names``, joints (``order``), indices of their ``parents`` (-1 for the root), and offsets ``rest`` (J, 3)
-    from the parents in the rest pose.
+    ``order`` lists the skeleton's joint of each bone, ``parents`` the index of its parent bone (-1 for the root), and
+    ``rest`` (J, 3) its offset from the parent in the rest pose.
     """
 
     def __init__(self, skeleton: Skeleton, bones: Iterable[tuple[str, int, tuple[float, float, float]]]) -> None:
@@ -81,7 +81,7 @@ KIT_BONES = ("Hips", "Spine", "Spine1", "Neck", "Head", "LeftArm", "LeftForeArm"
 
 @cache
 def rig_of(skeleton: Skeleton) -> Rig:
-    """Return the rig of a skeleton: ``T2M_RIG``, or its joints chain by chain in their rest directions.
+    """Return the rig of a skeleton: ``T2M_RIG``, or a rig with the joints chain by chain and their rest directions.
 
     For KIT-ML, bones are named as in ``KIT_BONES`` and the rest pose is a T-pose.
     """
@@ -98,7 +98,7 @@ def rig_of(skeleton: Skeleton) -> Rig:
 _EULER_ORDER = "zyx"
 _TURNS = tuple(f"{axis.upper()}rotation" for axis in _EULER_ORDER)
 _SHAPE_ROUNDS = 5  # iterations of fitting shape and rotations; a rigid shape converges after one
-_CHAIN_ROUNDS = 8  # passes of optimising each bone of a chain
+_CHAIN_ROUNDS = 8  # optimisation passes over the bones of a chain
 
 
 def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) -> Bvh:
@@ -131,7 +131,10 @@ def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) ->
 
 
 def _rest_pose(joints: Tensor, rig: Rig) -> tuple[Tensor, dict[int, Tensor]]:
-    """Return the rest offsets (J, 3) of the clip's body, and the rotations (T, 4) of joints with several children."""
+    """Return the rest offsets (J, 3) of the clip's body, and the rotations (T, 4) of joints with several children.
+
+    The rotations are keyed by joint.
+    """
     parents = list(rig.parents)
     bones = joints - joints[:, parents]
     bones[:, 0] = 0
@@ -218,7 +221,7 @@ def _chain_directions(start: Tensor, targets: Tensor, lengths: Tensor) -> Tensor
 
 
 def _twist_frames(rig: Rig, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Interpolate rotations (T, 4) evenly between two joints whose rotation is known from a rigid fit."""
+    """Interpolate the rotations (T, 4) of joints between two ``clusters``. Returns them keyed by joint."""
     frames = {}
     for joint in clusters:
         between = []
@@ -252,7 +255,7 @@ def rigid_joints(joints: ArrayLike | Tensor, skeleton: Skeleton) -> np.ndarray:
 
 
 ROOT_NAME = "Root"
-HEADING_SIGMA = 5.0  # frames of Gaussian smoothing of the root heading, so that it does not sway
+HEADING_SIGMA = 5.0  # std, in frames, of the Gaussian that smooths the root heading, so that it does not sway
 
 
 def in_place(joints: np.ndarray) -> np.ndarray:
@@ -291,13 +294,14 @@ TO_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 def amass_arrays(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> dict[str, np.ndarray]:
     """Convert a BVH, written by ``joints_to_bvh`` from joints (T, 22, 3) in metres, to the arrays of an AMASS archive.
 
-    ``poses`` (T, 156) are axis angles of the 52 joints of SMPL-H and ``trans`` (T, 3) pelvis positions, both z up. The
-    rig has SMPL's T-pose, so the rotations fit any SMPL body. Further arrays, y up, allow forward kinematics without a
-    body model: ``rest_joints`` (22, 3) is the rest pose with constant bone lengths and reproduces the BVH; ``offsets``
-    (T, 22, 3), from each parent in its frame, reproduces ``joints``. ``fit_error`` (2,) is the mean and largest
-    distance in metres between the joints of the BVH and ``joints``.
+    ``poses`` (T, 156) are axis angles of the 52 joints of SMPL-H, and ``trans`` (T, 3) are pelvis positions, both z up.
+    The rig has SMPL's T-pose, so the rotations fit any SMPL body. Further arrays, y up, allow forward kinematics
+    without a body model: ``rest_joints`` (22, 3) is the rest pose with constant bone lengths and reproduces the BVH;
+    ``offsets`` (T, 22, 3) from each parent, in the parent's frame, reproduce ``joints``. ``fit_error`` (2,) is the mean
+    and largest distance in metres between the joints of the BVH and ``joints``.
     """
-    own, parents = np.argsort(rig_of(skeleton).order), list(skeleton.parents)  # the BVH has another order
+    own = np.argsort(rig_of(skeleton).order)  # from the order of the BVH to that of the skeleton
+    parents = list(skeleton.parents)
     places, frames = (part[:, own] for part in bvh.forward_kinematics())
     turns, bones = bvh.local_rotations()[:, own], torch.from_numpy(bvh.offsets[own])[None]
     rest = join_bones(torch.zeros_like(bones[:, 0]), bones, skeleton)[0].numpy()
@@ -331,7 +335,7 @@ def unrolled(joints: np.ndarray, skeleton: Skeleton, frames: int) -> np.ndarray:
 
 def on_cycle(joints: np.ndarray, skeleton: Skeleton, frames: int,
              change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Apply ``change`` to a loop (T, J, 3), with ``frames`` frames of context before and after it."""
+    """Apply ``change`` to a loop (T, J, 3), with up to ``frames`` frames of context before and after it."""
     frames = min(frames, len(joints))
     return change(unrolled(joints, skeleton, frames))[frames:frames + len(joints)]
 

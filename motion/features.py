@@ -34,7 +34,7 @@ from motion.rotation import (
 )
 from motion.skeleton import Skeleton
 
-HEADING_SIGMA = 20  # frames of Gaussian smoothing of the heading
+HEADING_SIGMA = 20  # std, in frames, of the Gaussian that smooths the heading
 FEAT_BIAS = 5.0     # weight of root motion and contacts in the normalised features of a tokenizer
 
 
@@ -99,7 +99,8 @@ def process(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: Arra
     a sign error of the published code: when the body turns past -z, the yaw speed of that frame is wrong, and motion
     recovered from the features drifts off course.
 
-    Raises ``ValueError`` for a wrong shape, fewer than two frames, values that are not finite, or legs of zero length.
+    Raises ``ValueError`` for a wrong shape, fewer than two frames, values that are not finite, or, if the motion is
+    retargeted, legs of zero length in frame 0.
     """
     joints = torch.as_tensor(joints, dtype=torch.float32)
     if joints.ndim != 3 or joints.shape[1:] != (len(skeleton), 3):
@@ -120,8 +121,8 @@ def process(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: Arra
 def uniform_skeleton(joints: Tensor, skeleton: Skeleton, target_offsets: ArrayLike) -> Tensor:
     """Retarget joints (T, J, 3) to the bone vectors ``target_offsets`` (J, 3).
 
-    Every bone keeps its direction, and the root trajectory is scaled by the ratio of leg lengths. The result equals
-    inverse followed by forward kinematics, which preserve bone directions.
+    Every bone keeps its direction, and the root trajectory is scaled by the ratio of leg lengths. This gives the
+    same result as inverse kinematics followed by forward kinematics, which preserves bone directions.
     """
     target = torch.as_tensor(target_offsets, dtype=torch.float32, device=joints.device)
     legs = list(skeleton.leg_bones)
@@ -170,7 +171,7 @@ def gaussian_smooth(values: Tensor, sigma: float) -> Tensor:
 
 
 def local_rotations(joints: Tensor, root: Tensor, skeleton: Skeleton) -> Tensor:
-    """Return rotations (T, J, 4) of bones from the rest pose, each relative to the previous bone.
+    """Return rotations (T, J, 4) of bones from the rest pose, relative to the previous bone in the chain or the root.
 
     The first is ``root`` (T, 4). World rotations depend only on a bone's own direction, so all are computed at once.
     """
@@ -187,7 +188,7 @@ def local_positions(joints: Tensor, root: Tensor) -> Tensor:
 
 
 def foot_contacts(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Return contacts (T - 1, 4) of joints (T, J, 3): 1 where a foot hardly moves until the next frame, else 0."""
+    """Return contacts (T - 1, 4) of joints (T, J, 3): 1 where a foot barely moves until the next frame, else 0."""
     feet = joints[:, list(skeleton.feet)]
     return ((feet[1:] - feet[:-1]).square().sum(-1) < skeleton.contact_threshold).to(joints.dtype)
 
@@ -222,7 +223,7 @@ def root_motion(features: Tensor) -> RootMotion:
 def features_to_joints(features: Tensor, skeleton: Skeleton) -> Tensor:
     """Recover joints (..., T, J, 3) from the local positions in unnormalised features (..., T, 12 J - 1).
 
-    Differentiable. Raises ``ValueError`` for features of another width.
+    Differentiable. Raises ``ValueError`` if the feature width does not fit the skeleton.
     """
     groups = _groups_of(features, skeleton)
     root = root_motion(features)
@@ -237,7 +238,7 @@ def features_to_joints_from_rotations(features: Tensor, skeleton: Skeleton,
     """Recover joints (..., T, J, 3) from unnormalised features (..., T, 12 J - 1) by forward kinematics.
 
     Differentiable. ``target_offsets`` (J, 3) are the bone vectors, by default those of the reference body. Raises
-    ``ValueError`` if the skeleton has none.
+    ``ValueError`` if there are none or if the feature width does not fit the skeleton.
     """
     groups = _groups_of(features, skeleton)
     if target_offsets is None:
@@ -321,7 +322,7 @@ def _groups_of(features: Tensor, skeleton: Skeleton) -> FeatureGroups:
 
 
 def _forward(across: Tensor) -> Tensor:
-    """Return y x ``across`` (..., 3), the horizontal forward direction; it is short if ``across`` is steep."""
+    """Return y x ``across`` (..., 3), the forward direction: horizontal, and shorter the steeper ``across`` is."""
     across = normalize(across, dim=-1)
     return torch.stack((across[..., 2], torch.zeros_like(across[..., 0]), -across[..., 0]), -1)
 

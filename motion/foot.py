@@ -12,7 +12,7 @@ from scipy.linalg import solveh_banded
 from motion.bvh_fit import rigid_joints
 from motion.skeleton import Skeleton
 
-# Published contact rule: squared displacement to the next frame (m^2) and height (m), ankle and toe.
+# Limits of the published contact rule for ankle and toe: squared displacement to the next frame (m^2), height (m).
 STEP_LIMITS = (0.05, 0.2)
 HEIGHT_LIMITS = (0.06, 0.03)
 BLEND_FRAMES = 5
@@ -79,7 +79,8 @@ def published_contacts(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 def lock_feet_published(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """Apply the published foot locking: move joints (T, J, 3) onto the floor and hold feet in contact in place.
 
-    Only foot joints are moved, so shins and feet change their length. Every contact is moved to y = 0, even on stairs.
+    Apart from the shift to the floor, only foot joints are moved, so shins and feet change length. Every contact is
+    moved to y = 0, even on stairs.
     """
     joints = np.array(joints, np.float64)
     contacts = published_contacts(joints, skeleton)
@@ -124,11 +125,11 @@ def _eased(u: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
 GROUND_SPEEDS = (0.8, 1.1)
 RISE_SPEEDS = (0.4, 0.8)
 ROLL = 0.05               # m, maximum vertical movement of a foot joint in a stance
-LOOK = 0.25               # s, time before and after a stance for which ``DIP`` holds
+LOOK = 0.25               # s, time before and after a stance in which ``DIP`` applies
 DIP = 0.03                # m, maximum depth of the foot joint below its stance
 SLIDE = 0.20              # m, maximum distance from the mean position in a stance; beyond it, the foot steps
-STEP = 0.15               # s, duration of such a step before and after its fastest moment
-LIFTED = (0.12, 0.05)     # m, minimum heights of ankle and toe above the lowest foot joint in a raised foot
+STEP = 0.15               # s, duration of this step before and after its fastest moment
+LIFTED = (0.12, 0.05)     # m, minimum heights of the ankle and toe of a raised foot above the lowest foot joint
 
 
 def stretches(mask: np.ndarray) -> list[tuple[int, int]]:
@@ -206,19 +207,20 @@ HOLD = 300.0      # weight of sliding relative to changes of the correction betw
 PIN = 1e5         # weight of the distance of pinned foot joints from their position
 UNITY = 0.3       # weight of differences between the corrections of joints in a standing foot
 TURN_FRAMES = 5   # frames over which the pivot moves from one foot joint to another
-BENT, ROOM = 0.95, 0.035  # leg extension above which further extension is damped, and its maximum
+BENT, ROOM = 0.95, 0.035  # fractions of leg length: extension from which it is damped, maximum beyond this
 FORWARD = 0.01    # m, assumed forward offset of the knee of a straight leg
 
 
 def lock_feet(joints: np.ndarray, skeleton: Skeleton, fps: float, pinned: np.ndarray | None = None) -> np.ndarray:
-    """Stop standing feet in joints (T, J, 3), floor at y = 0, from sliding, and keep bone lengths constant.
+    """Prevent planted feet from sliding, and keep bone lengths constant. ``joints`` (T, J, 3) have the floor at y = 0.
 
-    Each stance is held at the position that needs the smallest and smoothest correction, which fades in before the
-    stance and out after it. Heights are kept, except that no foot goes below the floor and a heel rises if the leg
-    would be too short. Each leg is then solved from hip to toe. Other joints do not move.
+    ``rigid_joints`` first fits constant bone lengths, after which only the legs are moved. Each stance is held at the
+    position that needs the smallest and smoothest correction, which fades in before the stance and out after it.
+    Heights are kept, except that no foot goes below the floor and a heel rises if the leg would be too short. Each leg
+    is then solved from hip to toe.
 
-    Foot joints in ``pinned`` (T, J) were placed by a constraint and keep their ground position in ``joints``; the rest
-    of their stance is held there too.
+    Foot joints in ``pinned`` (T, J) were placed by a constraint and keep their horizontal position in ``joints``. They
+    are held there for the rest of their stance, too.
     """
     given, joints = np.asarray(joints, np.float64), rigid_joints(joints, skeleton)
     pinned = np.zeros(joints.shape[:2], bool) if pinned is None else pinned
@@ -279,7 +281,7 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float, pins: np.ndar
     anyone[1:] += still.any(1)
     anyone[:-1] += still.any(1)
     link = np.where(anyone > 0, UNITY, 0)[:, None].repeat(count - 1, 1)
-    # Diagonals of the matrix: each frame with itself, the next and the second next, and neighbours across the foot.
+    # Diagonals of the matrix: each frame with itself and the next two, and neighbours across the foot.
     itself = 1 / ease**2 + PIN * pins
     itself[:-1] += change
     itself[1:] += change
@@ -314,7 +316,8 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float, pins: np.ndar
 def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.ndarray, pins: np.ndarray) -> np.ndarray:
     """Return the foot of a leg (T, N, 3) with the bone lengths in ``pattern``.
 
-    The toe keeps its position in ``joints``. The ankle keeps it instead while only the ankle stands or is pinned.
+    The toe keeps its position in ``joints``. While only the ankle stands or is pinned, the ankle keeps its position
+    instead.
     """
     foot = _feet_from_toe(joints, pattern, leg)
     on_toe = np.ones(len(joints))
@@ -330,7 +333,7 @@ def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.nda
 def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarray:
     """Rotate the foot of a leg (T, N, 3) about its toe where the leg would be straighter than in ``pattern``.
 
-    A nearly straight knee turns fast when the ankle moves a little, so legs are not fully extended.
+    The angle of a nearly straight knee changes rapidly with small ankle movements, so full extension is avoided.
     """
     foot, hip = joints[:, leg.foot], joints[:, leg.hip]
     longest = _length(pattern, leg.hip, leg.knee) + _length(pattern, leg.knee, leg.foot[0])
@@ -354,7 +357,7 @@ def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarra
 
 
 def _feet_from_toe(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarray:
-    """Give the foot of a leg (T, N, 3) the bone lengths in ``pattern``. Its toe and bone directions stay."""
+    """Give the foot of a leg (T, N, 3) the bone lengths in ``pattern``. Toe and bone directions are unchanged."""
     foot = np.array(joints[:, leg.foot])
     for near in range(len(leg.foot) - 2, -1, -1):
         direction = unit_vectors(joints[:, leg.foot[near]] - joints[:, leg.foot[near + 1]])

@@ -40,7 +40,7 @@ class RecordedPose:
     quats: torch.Tensor  # (T, J, 4) float64
 
     def joints(self, bvh: Bvh, placement: Placement) -> np.ndarray:
-        """Compute the 22 joints (T, 22, 3). ``bvh``, the file of this pose, has the hierarchy and the unit."""
+        """Compute the 22 joints (T, 22, 3), in the unit of ``bvh``, from which this motion was read."""
         return placement.posed(bvh, self.places, quat_to_matrix(self.quats).numpy())
 
 
@@ -119,8 +119,8 @@ class Placed:
 def place_recording(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None, keep_t_pose: bool = False) -> Placed:
     """Compute the 22 joints of a file. T-poses at the start and end are removed unless ``keep_t_pose`` is set.
 
-    Raises ``ValueError`` if the rig is not recognised, if the whole file is a T-pose, or if the knees bend backward
-    although the toes were placed in front of the ankles.
+    Raises ``ValueError`` if the rig is not recognised, if the file has no motion besides T-poses, or if a rig without
+    toes has knees that bend backward.
     """
     placement = place_joints(bvh, mapping)
     joints = placement.posed(bvh, bvh.local_positions(), bvh.local_rotations())
@@ -133,7 +133,8 @@ def place_recording(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None, 
 def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
     """Return the first frame and the end (exclusive) of the motion between a leading and a trailing T-pose.
 
-    ``joints`` (T, 22, 3) may have any axes. The short transition out of a leading T-pose is removed too.
+    ``joints`` (T, 22, 3) may have any axes. The short transition out of a leading T-pose is removed too. Raises
+    ``ValueError`` if no motion is left.
     """
     is_t = _t_poses(joints)
     if is_t.all():
@@ -203,7 +204,7 @@ def _scale_advice(length: float) -> str:
 def check_body(joints: np.ndarray) -> None:
     """Raise ``ValueError`` if joints (T, 22, 3) in metres cannot belong to a person.
 
-    Detects limbs below 1 cm or of varying length, and swapped left and right sides.
+    Detects limb bones shorter than 1 cm, varying bone lengths, and swapped left and right sides.
     """
     lengths = np.median(np.linalg.norm(joints - joints[:, list(T2M.parents)], axis=-1), axis=0)
     for part in ("knee", "ankle", "elbow", "wrist", "foot"):

@@ -1,8 +1,8 @@
 """Recognise the rig of a hierarchy by bone names and structure, with a table of the naming conventions of common rigs.
 
-A place is a bone, ``BONE/tip`` (its end site) or a weighted sum such as ``0.6*A+0.4*B``. Alternatives are separated by
-``|``; the first match is used. ``^`` is the nearest common ancestor of both hips, and ``{}`` stands for the side. Case,
-punctuation, and prefixes or suffixes shared by all names are ignored.
+In the table, a joint's place is given as a bone, ``BONE/tip`` (its end site) or a weighted sum such as ``0.6*A+0.4*B``.
+Alternatives are separated by ``|``; the first match is used. ``^`` is the nearest common ancestor of both hips, and
+``{}`` stands for the side. Case, punctuation, and prefixes or suffixes shared by all names are ignored.
 """
 import re
 from collections import defaultdict
@@ -61,13 +61,13 @@ class KnownRig:
 
 
 def _alternatives(text: str) -> tuple[Place, ...]:
-    """Parse places such as ``A`` or ``0.4*A+0.6*B``, separated by ``|``, to weights by bone name."""
+    """Parse places such as ``A`` or ``0.4*A+0.6*B``, separated by ``|``, into weights keyed by bone name."""
     return tuple({name: float(weight or 1) for weight, _, name in (part.rpartition("*") for part in place.split("+"))}
                  for place in text.split("|"))
 
 
 def weights_of(place: str | Place) -> Place:
-    """Return the weights of the place of a joint in a mapping, which may be a single bone."""
+    """Return the bone weights of ``place`` in a mapping. A string is the name of a single bone."""
     return {place: 1.0} if isinstance(place, str) else place
 
 
@@ -156,17 +156,17 @@ KNOWN_RIGS = (
 
 
 Affix = tuple[str, str]         # text before and after the names of all bones
-Places = dict[str, dict[int, float]]  # weights of points, by joint
+Places = dict[str, dict[int, float]]  # weights of points, keyed by joint
 
-BONES = "_bones"                # key of a draft mapping that lists all names
+BONES = "_bones"                # key under which a draft mapping lists the names of all bones
 OPTIONAL = {*SPINE, *(f"{side}_{joint}" for side in SIDES for joint in ("foot", "collar"))}
 MAX_LISTED = 4
 
 _ANCHORS = ("hips", "pelvis", "hip", "head", "neck")
-# Each joint is searched above another (towards the root), which is found first; a foot is searched below.
+# Each joint must be above (closer to the root than) another, which is found first; a foot must be below the ankle.
 _ABOVE = {"knee": "ankle", "hip": "knee", "elbow": "wrist", "shoulder": "elbow", "collar": "shoulder"}
 _BENDING = ("hip", "knee", "shoulder", "elbow")
-_PARTS = ("twist", "roll")  # words for bones that twist a part of another bone
+_PARTS = ("twist", "roll")  # words in the names of twist bones, which rotate part of another bone
 _LIMB_ORDER = ("ankle", "knee", "hip", "foot", "wrist", "elbow", "shoulder", "collar")
 _ORDER = (*(f"{side}_{joint}" for side in SIDES for joint in _LIMB_ORDER), "head", "neck", *SPINE, "pelvis")
 
@@ -183,7 +183,7 @@ class UnknownRig(ValueError):
 
 
 class RigBones:
-    """Points of a hierarchy, by name: its joints, then its end sites."""
+    """Index of the points of a hierarchy by name. Points are numbered: first joints, then end sites."""
 
     def __init__(self, bvh: Bvh):
         self.bvh = bvh
@@ -207,7 +207,7 @@ class RigBones:
         return [tip for joint in joints if (tip := self.tip(joint)) is not None] if name.endswith(TIP) else joints
 
     def only(self, name: str) -> int | None:
-        """Return the index of ``name``, which may be PARENT/NAME, or None if it is missing.
+        """Return the index of the point ``name``, which may be PARENT/NAME. Returns None if it is missing.
 
         Raises ``ValueError`` if it is ambiguous.
         """
@@ -362,7 +362,7 @@ def _unknown(bones: RigBones, matches: list[Match]) -> UnknownRig:
 
 
 def _written(bones: RigBones, place: Mapping[int, float] | None) -> str | dict[str, float]:
-    """Format the weighted bones of a joint for a mapping file, such as ``0.4*A+0.6*B``."""
+    """Return a place as written in a mapping file: a bone name, weights keyed by bone name, or "" for None."""
     if place is None:
         return ""
     weights = {bones.name(point): weight for point, weight in place.items()}

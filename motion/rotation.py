@@ -133,7 +133,7 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _half_turn(a: Tensor) -> Tensor:
-    """Return half turns (..., 4) about the axis orthogonal to ``a`` closest to y, or to x if ``a`` is vertical."""
+    """Return half turns (..., 4) about the axis orthogonal to ``a`` that is closest to y (or x if vertical)."""
     a = normalize(a, dim=-1)
     vertical = a[..., 1:2].abs() > 0.99
     axis = torch.where(vertical, a.new_tensor((1.0, 0.0, 0.0)), a.new_tensor((0.0, 1.0, 0.0)))
@@ -142,10 +142,10 @@ def _half_turn(a: Tensor) -> Tensor:
 
 
 COINCIDENT = 0.005  # fraction of leg length below which a bone has no measurable direction
-_SPREAD = 0.1       # fraction of leg length that such bones are given for fitting rotations
+_SPREAD = 0.1       # fraction of leg length to which these bones are lengthened to fit rotations
 _FIXED = 2e-3       # maximum variation in radians of the direction of a fixed bone
-_TURNS = 0.1        # radians by which neighbouring bones turn if the body turns,
-_AWAY = 0.8         # or cosine to their direction below which a bone is fixed anyway
+_TURNS = 0.1        # minimum turn of the expected direction of a fixed bone, in radians,
+_AWAY = 0.8         # or cosine to the expected direction below which a bone is fixed anyway
 _NARROW = 0.05      # fraction of leg length below which hips or shoulders are too narrow for a direction
 
 
@@ -205,9 +205,10 @@ def fixed_bones(joints: Tensor, skeleton: Skeleton) -> list[int]:
 
 
 def spread_joints(joints: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
-    """Lengthen bones of zero length to a tenth of a leg. Returns joints (T, J, 3) and a mask (J,) of the changed bones.
+    """Lengthen bones of zero length to a tenth of the leg length.
 
-    All bones keep their directions. A body without such bones is returned unchanged.
+    Returns joints (T, J, 3) and a mask (J,) of the lengthened bones. All bones keep their directions. A body
+    without bones of zero length is returned unchanged.
     """
     short = coincident(joints, skeleton)
     if not short.any():

@@ -16,13 +16,13 @@ from motion.skeleton import T2M
 _CHAINS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
 _LENGTHS = dict(zip(T2M.joint_names, T2M.target_lengths, strict=True))  # of the reference body
 
-# Positions of the reference body's spine joints, as fractions of the way from pelvis to neck.
+# Distances of the reference body's spine joints and neck from the pelvis, along the spine.
 _SPINE_SHARES = np.cumsum([_LENGTHS[name] for name in (*SPINE, "neck")])
 _FOOT_SHARE = _LENGTHS["left_foot"] / _LENGTHS["left_ankle"]  # fraction of a shin
 _TOE_WORDS = ("toe", "ball")
-_COINCIDENT = 1e-6  # fraction of the largest offset below which an offset is zero
+_COINCIDENT = 1e-6  # fraction of the largest offset below which an offset counts as zero
 _MIN_ANGLE = 0.3    # minimum sine of the angle between shin and hip line in a pose with a clear front
-_TOE_FRAMES = 50    # number of frames used to find the front
+_TOE_FRAMES = 50    # maximum number of frames used to find the front
 _AGREE = 0.7        # minimum cosine between the forward directions of rest pose and motion
 _CLEAR = 0.1        # minimum length of the mean of forward unit vectors
 
@@ -90,7 +90,7 @@ def _mapped(bones: RigBones, mapping: Mapping[str, str | Place]) -> Places:
 
 
 def _complete(bones: RigBones, places: Places, rest: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Add to ``places`` the toes, collars and spine joints that a rig does not name. Returns the points of new toes."""
+    """Add to ``places`` the toes, collars and spine joints that a rig does not name. Returns the added toes."""
     added = []
     for side in SIDES:
         if f"{side}_foot" not in places:
@@ -107,10 +107,10 @@ def _complete(bones: RigBones, places: Places, rest: np.ndarray) -> list[tuple[i
 
 
 def _toe(bones: RigBones, places: Places, side: str, rest: np.ndarray) -> dict[int, float] | tuple[int, np.ndarray]:
-    """Return the points of a toe with weights. If there is no toe, return the ankle and the offset of a new toe."""
+    """Return the weights of a toe's points. If there is no toe, return the ankle and the offset of an added toe."""
     ankle = _bone(places[f"{side}_ankle"])
     if ankle is None:
-        raise ValueError(f"the mapping has no {side}_foot, which needs a single bone for {side}_ankle")
+        raise ValueError(f"the mapping has no {side}_foot; to add one, {side}_ankle must be a single bone")
     below = _ends_below(bones, ankle, rest)
     named = [point for point in below if any(word in bones.name(point).lower() for word in _TOE_WORDS)]
     chosen = named or [point for point in below if "heel" not in bones.name(point).lower()]
@@ -137,7 +137,7 @@ def _made_toe(bones: RigBones, places: Places, side: str, rest: np.ndarray) -> t
     bvh = bones.bvh
     joints = [_bone(places[name]) for name in ("left_hip", "right_hip", f"{side}_knee", f"{side}_ankle")]
     if None in joints:
-        raise ValueError(f"the mapping has no {side}_foot, which needs single bones for hips, knee and ankle")
+        raise ValueError(f"the mapping has no {side}_foot; to add one, hips, knee and ankle must be single bones")
     some = replace(bvh, values=bvh.values[::-(-len(bvh.values) // _TOE_FRAMES)])
     moving = _front_of_ankle(bvh, joints, some.local_positions(), some.local_rotations())
     resting = _front_of_ankle(bvh, joints, rest[None], np.broadcast_to(np.eye(3), (1, len(rest), 3, 3)))
@@ -168,7 +168,7 @@ def _front_of_ankle(bvh: Bvh, joints: Sequence[int], places: np.ndarray, turns: 
 def _spine(bones: RigBones, places: Places, rest: np.ndarray) -> list[dict[int, float]]:
     neck, hip = _bone(places["neck"]), _bone(places["left_hip"])
     if neck is None or hip is None:
-        raise ValueError("the mapping has no spine joints, which need single bones for neck and hips")
+        raise ValueError("the mapping has no spine joints; to find them, neck and hips must be single bones")
     legs = set(bones.above(hip))
     spine = [joint for joint in reversed(bones.above(neck)[1:]) if joint not in legs and rest[joint].any()]
     if len(spine) > 2:
@@ -181,7 +181,7 @@ def _spine(bones: RigBones, places: Places, rest: np.ndarray) -> list[dict[int, 
 
 
 def _between(a: Mapping[int, float], b: Mapping[int, float], share: float) -> dict[int, float]:
-    """Return the point at the fraction ``share`` of the line from ``a`` to ``b``."""
+    """Return the weights of the point at the fraction ``share`` of the way from ``a`` to ``b``."""
     return {point: (1 - share) * a.get(point, 0.0) + share * b.get(point, 0.0) for point in {**a, **b}}
 
 
