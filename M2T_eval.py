@@ -22,7 +22,7 @@ def main() -> None:
     from evaluation.retrieval import motion_vectors
     from models.text_to_motion import speed_up
     from storage.checkpoint import model_names
-    from storage.evaluation import check_tokenizer, differing_facts, find_evaluator, load_captioner, tokenizer_name
+    from storage.evaluation import check_tokenizer, differing_facts, find_evaluator, named_captioner, tokenizer_name
     from storage.generation import load_tokenizer
     from utils.files import write_text
     from utils.runtime import seed_everything, select_device
@@ -33,7 +33,8 @@ def main() -> None:
     bert = opt.bert_score_model and BertScore(opt.bert_score_model, opt.bert_score_layer, opt.bert_score_rescale,
                                               str(device))
     evaluator = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device)
-    captioner = load_captioner(opt.resume_trans, spec, opt.checkpoints_dir, device, opt.which_epoch)
+    captioner = named_captioner(opt, spec, device)
+    opt.name = opt.name or "M2T"
     speed_up([captioner.model], cpu_linear=opt.cpu_linear)
     check_tokenizer(captioner.lamp, tokenizer_name(opt, spec))
     tokenizer = load_tokenizer(captioner.lamp.source.needed("vq_name"), spec, opt.checkpoints_dir)

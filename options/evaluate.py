@@ -93,9 +93,11 @@ def parse_m2t_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespac
     parser = DashedParser("Evaluate motion captioning: caption scores on a split, with two baselines.")
     add_common(parser)
     add_data(parser)
-    parser.add_argument("--name", default="M2T", help="name of the evaluation: eval/<name>.log and .json of the model")
-    parser.add_argument("--resume_trans", default="m2t_demo",
-                        help="M2T model: a name, a folder, or a checkpoint file")
+    parser.add_argument("--name",
+                        help="name of the report, eval/<name>.log and .json in the model's folder; default: M2T")
+    parser.add_argument("--resume_trans",
+                        help="captioning model: a name, a folder, or a checkpoint file; default: the run --name if it "
+                             "exists, else m2t_demo")
     parser.add_argument("--which_epoch", help="checkpoint to evaluate; default: the best one")
     parser.add_argument("--split", default="test", help="split of the data set")
     parser.add_argument("--batch_size", type=positive_int, default=32, help="motions per batch")

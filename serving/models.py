@@ -10,13 +10,11 @@ from data.dataset import DatasetSpec, dataset_spec
 from evaluation.search import open_gallery
 from models.text_to_motion import TextToMotion, speed_up
 from storage.checkpoint import model_dirs, model_names
-from storage.evaluation import LoadedCaptioner, load_captioner
+from storage.evaluation import BUNDLED_CAPTIONER, LoadedCaptioner, load_captioner
 from storage.generation import BUNDLED_LAMP, LoadedLaMP, load_lamp, load_text_to_motion
 from utils import InputError
 from utils.files import fingerprint
 from utils.runtime import select_device
-
-BUNDLED_CAPTIONER = "m2t_demo"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from utils import InputError
 
 STATE_KEY = "trans"  # also the key in published checkpoints
 CAPTION_BATCH = 32
+BUNDLED_CAPTIONER = "m2t_demo"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,14 @@ def load_captioner(name: str, spec: DatasetSpec, checkpoints_dir: str | Path, de
     else:
         load_learned(model, state, source.file)
     return LoadedCaptioner(model.to(device).eval().requires_grad_(False), lamp, source)
+
+
+def named_captioner(opt: argparse.Namespace, spec: DatasetSpec, device: torch.device | str) -> LoadedCaptioner:
+    """Load the captioning model to evaluate: ``--resume-trans``, else the run ``--name``, else the bundled model."""
+    name = opt.resume_trans
+    if name is None:
+        name = opt.name if opt.name and model_dirs(opt.name, spec.name, opt.checkpoints_dir) else BUNDLED_CAPTIONER
+    return load_captioner(name, spec, opt.checkpoints_dir, device, opt.which_epoch)
 
 
 def tokenizer_name(opt: argparse.Namespace, spec: DatasetSpec) -> str | None:

@@ -195,6 +195,15 @@ def test_the_evaluation_takes_the_public_command(home: Path, decoder: str,
     assert len(made) == 7 and made[0]["references"]
 
 
+def test_the_evaluation_of_a_run_by_its_name_is_not_one_of_the_bundled_model(home: Path) -> None:
+    flags = ("--dataset_name", "kit", "--data_root", "data", "--gpu_id", -1, "--no-baselines", "--quiet")
+    run_here(M2T_eval.main, "--name", "gpt", *flags, cwd=home)
+    report = json.loads((home / "checkpoints" / "kit" / "gpt" / "eval" / "gpt.json").read_text())
+    assert "kit/gpt/model" in report["settings"]["checkpoint"]
+    told = refusal(M2T_eval.main, "--name", "not_a_run", *flags, cwd=home)
+    assert "no model named 'm2t_demo'" in told  # kit has no bundled model
+
+
 def test_files_of_every_kind_are_captioned_in_parts(home: Path) -> None:
     motions = home / "motions"
     motions.mkdir()
