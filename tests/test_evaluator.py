@@ -15,11 +15,10 @@ from data.text_motion import load_pairs
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator, MovementAutoEncoder, matching_loss
 from storage.checkpoint import load_checkpoint, save_checkpoint, write_options
-from storage.evaluation import LoadedEvaluator, load_evaluator
+from storage.evaluation import load_evaluator
 from tests.test_resume import assert_equal
 from tests.toy import TINY_EVALUATOR, refusal, run_here, run_script
 from utils import InputError
-from utils.files import save_npy
 
 
 def test_a_sentence_has_22_positions_with_the_vectors_and_classes_of_its_words():
@@ -44,6 +43,10 @@ def test_a_bad_vocabulary_is_reported_in_one_line(tmp_path):
         (tmp_path / "our_vab_words.pkl").write_bytes(pickle.dumps(words))
         with pytest.raises(InputError, match=told):
             WordVectors.load(tmp_path)
+
+
+TINY = EvaluatorConfig(dim_movement_enc_hidden=12, dim_movement_latent=10, dim_word=8, dim_motion_hidden=14,
+                        dim_text_hidden=6, dim_coemb_hidden=9)
 
 
 @torch.no_grad()
@@ -151,60 +154,3 @@ def test_a_checkpoint_without_its_settings_is_not_packed(tmp_path: Path) -> None
     write_options(released / "opt.txt", {"name": "released"})
     line = refusal(prepare.bundle_model.main, "released", "--out", "packed", cwd=tmp_path)
     assert "does not contain its settings" in line
-
-
-SPEC = dataset_spec("t2m")
-TINY = EvaluatorConfig(dim_movement_enc_hidden=12, dim_movement_latent=10, dim_word=8, dim_motion_hidden=14,
-                        dim_text_hidden=6, dim_coemb_hidden=9)
-WORDS = ["unk", "sos", "eos", "a", "person", "walk", "left", "slowly"]
-
-
-def publish(config: EvaluatorConfig) -> Evaluator:
-    """Write an untrained evaluator in the published layout, and word vectors to the working folder."""
-    torch.manual_seed(0)
-    model, home = Evaluator(config).eval(), Path("checkpoints/t2m")
-    save_checkpoint(home / "text_mot_match" / "model" / "finest.tar",
-                    model.checkpoint() | {"epoch": 9, "iter": 100, "opt_text_encoder": {"state": {}}})
-    rng = np.random.default_rng(0)
-    save_npy(home / "Comp_v6_KLD005" / "meta" / "mean.npy", rng.normal(size=config.dim_pose))
-    save_npy(home / "Comp_v6_KLD005" / "meta" / "std.npy", rng.uniform(0.5, 2, config.dim_pose))
-    save_npy(Path("glove/our_vab_data.npy"), rng.normal(size=(len(WORDS), config.dim_word)))
-    Path("glove/our_vab_words.pkl").write_bytes(pickle.dumps(WORDS))
-    Path("glove/our_vab_idx.pkl").write_bytes(pickle.dumps({word: row for row, word in enumerate(WORDS)}))
-    return model
-
-
-@pytest.fixture
-def loaded(home: Path) -> LoadedEvaluator:  # noqa: ARG001 (changes to an empty folder)
-    publish(TINY)
-    return load_evaluator("text_mot_match", SPEC, "checkpoints")
-
-
-def reshape(network: str, name: str, *shape: int) -> Callable[[dict], None]:
-    return lambda content: content[network].update({name: torch.zeros(shape)})
-
-
-@pytest.mark.parametrize(("spoil", "told"), [
-    (lambda content: content["motion_encoder"].pop("gru.bias_hh_l0"), "missing: motion_encoder.gru.bias_hh_l0"),
-    (reshape("text_encoder", "output_net.1.bias", 7), "shape: text_encoder.output_net.1.bias (7,) instead of (6,)"),
-    (reshape("motion_encoder", "extra", 2), "unexpected: motion_encoder.extra"),
-    (lambda content: content.pop("motion_encoder"), "no weights under motion_encoder"),
-])
-@pytest.mark.usefixtures("loaded")
-def test_a_wrong_file_is_refused_with_the_name_of_the_first_bad_tensor(spoil: Callable, told: str) -> None:
-    path = Path("checkpoints/t2m/text_mot_match/model/finest.tar")
-    content = torch.load(path, weights_only=True)
-    spoil(content)
-    save_checkpoint(path, content)
-    with pytest.raises(InputError) as refused:
-        load_evaluator("text_mot_match", SPEC, "checkpoints")
-    assert told in str(refused.value) and str(path) in str(refused.value)
-
-
-@pytest.mark.usefixtures("loaded")
-def test_an_evaluator_of_other_data_or_words_is_refused() -> None:
-    with pytest.raises(InputError, match="263 features, but motions of kit have 251"):
-        load_evaluator("checkpoints/t2m/text_mot_match", dataset_spec("kit"), "checkpoints")
-    save_npy(Path("glove/our_vab_data.npy"), np.zeros((len(WORDS), 5)))
-    with pytest.raises(InputError, match="word vectors of width 8 .* width 5"):
-        load_evaluator("text_mot_match", SPEC, "checkpoints")

@@ -10,16 +10,14 @@ import torch
 
 import gen_t2m
 from data.dataset import dataset_spec
-from models.config import EvaluatorConfig
-from models.evaluator import Evaluator
 from models.m2t import Writing
 from models.transformers.mask_transformer import CLIP_WIDTH, LaMPMaskTransformer
 from prepare.inspect_checkpoint import identify, main
 from storage import generation
-from storage.evaluation import load_captioner
+from storage.evaluation import load_captioner, load_evaluator
 from storage.released import PUBLISHED_META
-from tests.toy import make_llm, refusal, run_here
-from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put_captioner
+from tests.toy import make_glove, make_llm, refusal, run_here
+from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put_captioner, put_evaluator
 from utils import InputError
 
 SPEC = dataset_spec("t2m")
@@ -27,12 +25,14 @@ SPEC = dataset_spec("t2m")
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_published(tmp_path_factory.mktemp("published") / "checkpoints")
+    folder = tmp_path_factory.mktemp("published")
+    put_evaluator(folder)
+    return make_published(folder / "checkpoints")
 
 
 @pytest.fixture
 def home(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(published, tmp_path / "checkpoints")
+    shutil.copytree(published.parent, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "checkpoints" / "t2m"
 
@@ -75,23 +75,36 @@ class Attack:
     (MOMASK, generation.load_mask_transformer, "seqTransEncoder.layers.1.norm2.bias"),
     ("t2m", generation.load_mask_transformer, "Qformer.bert.encoder.layer.1.output.dense.bias"),
     ("length_estimator", generation.load_length_estimator, "output.1.bias"),
+    ("text_mot_match", load_evaluator, "gru.bias_hh_l0"),
 ])
 def test_a_wrong_file_is_refused_with_its_first_bad_tensor(home: Path, name: str, load: Callable[..., object],
                                                            tensor: str) -> None:
     file, = (home / name).rglob("*.tar")
     content = torch.load(file, weights_only=True)
-    key = next(key for key, value in content.items() if isinstance(value, dict) and key != "scheduler")
+    key = next(key for key, value in content.items() if isinstance(value, dict) and tensor in value)
     state, other = content[key], torch.zeros(3)
     for told, wrong in (("missing", {name: value for name, value in state.items() if name != tensor}),
                         ("shape", state | {tensor: other}), ("unexpected", state | {f"{tensor}_of_another": other})):
         torch.save(content | {key: wrong}, file)
-        with pytest.raises(InputError, match=rf"{told}: {tensor}") as caught:
+        with pytest.raises(InputError, match=rf"{told}: (\w+_encoder\.)?{tensor}") as caught:
             load(name, SPEC, home.parent)
         assert str(file) in str(caught.value)
+    torch.save({name: value for name, value in content.items() if name != key}, file)
+    with pytest.raises(InputError, match="has no weights under"):
+        load(name, SPEC, home.parent)
     torch.save({**content, "ep": Attack()}, file)
     with pytest.raises(InputError, match="contains more than tensors"):
         load(name, SPEC, home.parent)
     assert not Path("attacked").exists()
+
+
+def test_an_evaluator_of_other_data_or_words_is_refused(home: Path) -> None:
+    assert load_evaluator("text_mot_match", SPEC, home.parent).words.dim == 6
+    with pytest.raises(InputError, match="263 features, but motions of kit have 251"):
+        load_evaluator(str(home / "text_mot_match"), dataset_spec("kit"), home.parent)
+    make_glove(Path("glove"), 5)
+    with pytest.raises(InputError, match="word vectors of width 6 .* width 5"):
+        load_evaluator("text_mot_match", SPEC, home.parent)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +135,7 @@ def test_the_released_captioner_computes_with_its_own_weights(home: Path, llm: P
     (RESIDUAL, "residual transformer", "gen_t2m.py --res_name"),
     ("t2m", "masked transformer of LaMP", "gen_t2m.py --name"), ("h3d-qformer", "LaMP model", "eval_retrieval.py"),
     ("length_estimator", "length estimator", "gen_t2m.py --len_name"),
+    ("text_mot_match", "an evaluator (text-motion matching)", "the evaluation of generated motions"),
 ])
 def test_published_files_are_known(published: Path, name: str, what: str, use: str) -> None:
     file, = (published / "t2m" / name).rglob("*.tar")
@@ -129,7 +143,8 @@ def test_published_files_are_known(published: Path, name: str, what: str, use: s
     assert what in found.what
     assert use in found.use[0]
     assert found.incompatible == ()
-    assert (found.dataset == "t2m") == (name in (RVQ, "vq", "h3d-qformer"))
+    assert (found.dataset == "t2m") == (name in (RVQ, "vq", "h3d-qformer", "text_mot_match"))
+    assert any(PUBLISHED_META in need for need in found.needs) == (name == "text_mot_match")
 
 
 def test_what_is_wrong_with_a_file_is_reported(published: Path, tmp_path: Path, capsys) -> None:
@@ -147,11 +162,3 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         torch.save(content, tmp_path / "a.tar")
         with pytest.raises(InputError, match=told):
             identify(tmp_path / "a.tar")
-
-
-def test_an_evaluator_is_known_and_what_it_needs(tmp_path: Path) -> None:
-    small = Evaluator(EvaluatorConfig(263, 8, 8, 300, 15, 8, 8, 8))
-    torch.save({**small.checkpoint(), "epoch": 1}, tmp_path / "finest.tar")
-    found = identify(tmp_path / "finest.tar")
-    assert (found.what, found.dataset, found.incompatible) == ("an evaluator (text-motion matching)", "t2m", ())
-    assert PUBLISHED_META in found.needs[0]

@@ -69,8 +69,7 @@ def make_tokenizer(folder: Path, dim: int, **settings: object) -> HumanVQVAE | R
     for quantizer in tokenizer.quantizers:
         quantizer.codebook.normal_()
     save(folder, options, {"vq_model": tokenizer.state_dict()})
-    save_npy(folder / "meta" / "mean.npy", np.zeros(dim, np.float32))
-    save_npy(folder / "meta" / "std.npy", np.full(dim, 0.1, np.float32))
+    save_meta(folder, dim)
     return tokenizer
 
 
@@ -81,9 +80,14 @@ def make_evaluator(folder: Path, dataset_name: str = "t2m") -> Path:
                              dim_motion_hidden=8, dim_text_hidden=8, dim_coemb_hidden=5)
     save(folder, {}, Evaluator(config).checkpoint())
     make_glove(folder / "glove")
+    save_meta(folder, dim)
+    return folder
+
+
+def save_meta(folder: Path, dim: int) -> None:
+    """Write normalisation statistics."""
     save_npy(folder / "meta" / "mean.npy", np.zeros(dim, np.float32))
     save_npy(folder / "meta" / "std.npy", np.full(dim, 0.1, np.float32))
-    return folder
 
 
 def save(folder: Path, options: dict[str, object], content: dict[str, object]) -> None:

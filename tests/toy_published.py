@@ -3,12 +3,12 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data.dataset import dataset_spec
-from models.config import MaskTransformerConfig, ResidualTransformerConfig
+from models.config import EvaluatorConfig, MaskTransformerConfig, ResidualTransformerConfig
+from models.evaluator import Evaluator
 from models.lamp.features import LaMPConfig
 from models.lamp.lamp import LaMP
 from models.lamp.qformer import QFormerConfig
@@ -19,8 +19,10 @@ from models.transformers.residual import ResidualTransformer
 from models.vq.model import VQConfig, build_tokenizer
 from storage.evaluation import build_captioner
 from storage.generation import load_lamp
-from tests.toy import make_bert
+from storage.released import PUBLISHED_META
+from tests.toy import make_bert, make_glove
 from tests.toy_clip import make_clip
+from tests.toy_models import save_meta
 
 RVQ = "rvq_nq6_dc512_nc512_noshare_qdp0.2"
 MOMASK = "t2m_nlayer8_nhead6_ld384_ff1024_cdp0.1_rvq6ns"
@@ -59,9 +61,7 @@ def put_tokenizer(folder: Path, file: str, key: str, said: dict[str, object], la
     for quantizer in model.quantizers:
         quantizer.codebook.normal_()
     put(folder, file, {key: model.state_dict()}, VQ_RUN | said)
-    (folder / "meta").mkdir()
-    np.save(folder / "meta" / "mean.npy", np.zeros(263, np.float32))
-    np.save(folder / "meta" / "std.npy", np.full(263, 0.1, np.float32))
+    save_meta(folder, 263)
     return config
 
 
@@ -104,6 +104,16 @@ def make_published(checkpoints: Path) -> Path:
     put(home / "t2m", "net_best_fid.tar", {"trans": state},
         {key: TRUNK[key] for key in ("latent_dim", "n_heads", "n_layers", "ff_size")} | {"vq_name": "vq"})
     return checkpoints
+
+
+def put_evaluator(folder: Path) -> None:
+    """Write the published evaluator under ``folder / "checkpoints"``, and its word vectors to ``folder / "glove"``."""
+    home = folder / "checkpoints" / "t2m"
+    model = Evaluator(EvaluatorConfig(dim_movement_enc_hidden=12, dim_movement_latent=10, dim_word=6,
+                                      dim_motion_hidden=14, dim_text_hidden=8, dim_coemb_hidden=9))
+    put(home / "text_mot_match", "finest.tar", model.checkpoint() | {"opt_text_encoder": {"state": {}}})
+    save_meta(home / PUBLISHED_META, 263)
+    make_glove(folder / "glove")
 
 
 def put_captioner(checkpoints: Path, llm: Path, old_names: bool = False) -> dict[str, Tensor]:
