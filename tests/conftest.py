@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.toy import make_bert, make_dataset, make_glove
-from tests.toy_models import make_models
+from tests.toy import make_bert, make_dataset, make_glove, make_llm
+from tests.toy_models import make_captioner, make_models
 
 
 @pytest.fixture
@@ -17,12 +17,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with toy data, BERT, word vectors and untrained models, for tests that only read them."""
+    """Folder with toy data, language models, word vectors and untrained models, for tests that only read them."""
     folder = tmp_path_factory.mktemp("toy")
     make_dataset(folder / "data")
     make_bert(folder / "bert")
     make_glove(folder / "glove")
-    make_models(folder / "checkpoints")
+    make_llm(folder / "llm")
+    make_captioner(make_models(folder / "checkpoints"))
     return folder
 
 

@@ -26,7 +26,6 @@ from playwright.sync_api import FrameLocator, Locator, Page, expect
 from tests.browser import PATIENCE, SIZES, axe_faults, needs_axe, needs_chromium, open_browser, small_targets
 from tests.figures import walking
 from tests.toy import ROOT
-from tests.toy_models import make_captioner, make_models
 
 FLAGS = ("--gpu_id", "-1", "--name", "t2m", "--res_name", "none", "--len_name", "len", "--m2t_name", "m2t",
          "--lamp_name", "lamp", "--time_steps", "2", "--quiet")
@@ -35,18 +34,16 @@ gradio_client = pytest.importorskip("gradio_client", reason="there is no Gradio:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(toy_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the app with toy models in a separate process, which deletes its temporary files at the end."""
     home = tmp_path_factory.mktemp("app")
-    make_models(home)
-    make_captioner(home)
     (home / "tmp").mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     environment = os.environ | {"TMPDIR": str(home / "tmp"), "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "app.py"), "--checkpoints_dir", str(home), "--port", port, *FLAGS],
+        [sys.executable, str(ROOT / "app.py"), "--checkpoints_dir", str(toy_models), "--port", port, *FLAGS],
         cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     watchdog = threading.Timer(PATIENCE / 1000, process.kill)
     watchdog.start()

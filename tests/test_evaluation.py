@@ -32,7 +32,7 @@ from storage.checkpoint import find_source, load_checkpoint, read_options
 from storage.evaluation import find_evaluator
 from tests.figures import standing, walking
 from tests.toy import TINY_T2M, TINY_VQ, refusal, run_here
-from tests.toy_models import make_captioner, make_evaluator
+from tests.toy_models import make_evaluator
 from utils import InputError
 
 SPEC = dataset_spec("t2m")
@@ -278,7 +278,6 @@ def test_lamp_beside_the_default_evaluator(run: Callable[..., None]) -> None:
 
 
 def test_captions_of_motions_are_scored_against_prompts_with_real_motion(run: Callable[..., None]) -> None:
-    make_captioner(Path("checkpoints"))
     run(eval_t2m_trans_res.main, *FAST, "--repeat_times", 1, "--mm_texts", 0, "--evaluator", "judge", "--res_name",
         "res", "--lamp_bertscore", "--m2t_name", "m2t", "--bert_score_model", "bert", "--bert_score_layer", 1)
     read = report("t2m")

@@ -21,7 +21,7 @@ from storage.checkpoint import load_checkpoint, read_options, save_checkpoint
 from storage.evaluation import build_captioner
 from storage.generation import LoadedLaMP, load_lamp
 from tests.figures import walking
-from tests.toy import MOTIONS, TINY_M2T, as_kit, make_bert, make_dataset, make_llm, refusal, run_here
+from tests.toy import MOTIONS, TINY_M2T, as_kit, make_bert, make_dataset, refusal, run_here
 from tests.toy_models import M2T, make_models
 from utils.files import write_text
 
@@ -38,15 +38,10 @@ def lamp(toy_models: Path) -> LoadedLaMP:
     return loaded
 
 
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_llm(tmp_path_factory.mktemp("llm") / "opt")
-
-
 @pytest.fixture(params=["gpt", "opt"])
-def model(request: pytest.FixtureRequest, lamp: LoadedLaMP, llm: Path) -> MotionCaptioner:
+def model(request: pytest.FixtureRequest, lamp: LoadedLaMP, toy_folder: Path) -> MotionCaptioner:
     torch.manual_seed(0)
-    return build_captioner(settings(request.param, llm), lamp).eval()
+    return build_captioner(settings(request.param, toy_folder / "llm"), lamp).eval()
 
 
 def settings(decoder: str, llm: Path | None = None) -> DecoderConfig:
@@ -120,13 +115,13 @@ TRAINING = ("--lr-scheduler", 75000, "--lr", 0.00005, "--pkeep", 0.5, "--ff-rate
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("m2t")
+    (home / "llm").symlink_to(toy_folder / "llm")
     make_dataset(home / "data", "kit")
     sharpen(make_models(home / "checkpoints", "kit") / "kit" / "lamp" / "model" / "latest.tar")
     for decoder in ("gpt", "opt"):
-        train(home, "--exp-name", decoder, "--decoder", decoder, "--llm",
-              make_llm(home / "llm") if decoder == "opt" else "none")
+        train(home, "--exp-name", decoder, "--decoder", decoder, "--llm", "llm")
     return home
 
 
@@ -158,8 +153,7 @@ def test_training_leaves_what_learned_and_captions_to_look_at(home: Path) -> Non
 
 def test_a_stopped_run_resumes_and_another_starts_from_it(home: Path) -> None:
     for decoder in ("gpt", "opt"):
-        flags = ("--exp-name", decoder, "--decoder", decoder, "--llm", home / "llm" if decoder == "opt" else "none")
-        train(home, *flags, "--total-iter", 5, "--is_continue")
+        train(home, "--exp-name", decoder, "--decoder", decoder, "--llm", "llm", "--total-iter", 5, "--is_continue")
         assert load_checkpoint(home / "checkpoints" / "kit" / decoder / "model" / "latest.tar")["total_it"] == 5
     train(home, "--exp-name", "two", "--resume-trans", "checkpoints/kit/gpt/model/latest.tar",
           "--qformer_lr", 0.1)

@@ -26,7 +26,6 @@ def inputs(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = shutil.copytree(toy_folder, tmp_path_factory.mktemp("presets"), dirs_exist_ok=True)
     walk = {"family": "walk", "contents": [["walk", ""]], "stretches": []}  # for --bank
     (home / "data" / "contents.json").write_text(json.dumps({"0000": walk}))
-    toy.make_llm(home / "llm")
     make_clip(home / CLIP, 512)
     make_evaluator(home / "checkpoints" / "t2m" / "judge")
     return home

@@ -16,7 +16,7 @@ from prepare.inspect_checkpoint import identify, main
 from storage import generation
 from storage.evaluation import load_captioner, load_evaluator
 from storage.released import PUBLISHED_META
-from tests.toy import make_glove, make_llm, refusal, run_here
+from tests.toy import make_glove, refusal, run_here
 from tests.toy_published import MOMASK, RESIDUAL, RVQ, SEPARATE, make_published, put_captioner, put_evaluator
 from utils import InputError
 
@@ -107,14 +107,9 @@ def test_an_evaluator_of_other_data_or_words_is_refused(home: Path) -> None:
         load_evaluator("text_mot_match", SPEC, home.parent)
 
 
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_llm(tmp_path_factory.mktemp("llm") / "opt")
-
-
 @pytest.mark.parametrize("old_names", [False, True])
-def test_the_released_captioner_computes_with_its_own_weights(home: Path, llm: Path, old_names: bool) -> None:
-    living = put_captioner(home.parent, llm, old_names)
+def test_the_released_captioner_computes_with_its_own_weights(home: Path, toy_folder: Path, old_names: bool) -> None:
+    living = put_captioner(home.parent, toy_folder / "llm", old_names)
     loaded = load_captioner(str(home / "M2T" / "model" / "m2t.pth"), SPEC, home.parent)
     assert loaded.model.config.published and loaded.source.options["lora_r"] == 16
     assert loaded.writing == Writing(num_beams=5, prompt="a man is", prompt_in_caption=False)

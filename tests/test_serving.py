@@ -38,7 +38,7 @@ from serving.visitors import Doorkeeper, same_origin
 from serving.workshop import Workshop
 from tests.browser import data_of
 from tests.figures import walking
-from tests.toy_models import make_captioner, make_models
+from tests.toy_models import make_models
 from utils import InputError
 from utils.files import write_text
 from utils.runtime import listening, report_step, stream_seed
@@ -50,16 +50,14 @@ HOW = {"seed": 7, "guidance": 4.0}
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    home = tmp_path_factory.mktemp("serving")
-    make_models(home)
-    make_captioner(home)
-    (home / "gallery" / "more").mkdir(parents=True)
+def models(toy_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    gallery = tmp_path_factory.mktemp("serving") / "gallery"
+    (gallery / "more").mkdir(parents=True)
     for name, speed, frames in (("slow", 0.3, 60), ("fast", 1.5, 60), ("more/long", 1.0, 230)):
-        np.save(home / "gallery" / f"{name}.npy", walking(frames, speed))
-    (home / "gallery" / "fast.txt").write_text("someone hurries#someone/NOUN#0.0#0.0\n")
-    return load_models(parse_app_options([*FLAGS, "--checkpoints_dir", str(home), "--m2t_name", "m2t", "--lamp_name",
-                                          "lamp", "--gallery", str(home / "gallery")]))
+        np.save(gallery / f"{name}.npy", walking(frames, speed))
+    (gallery / "fast.txt").write_text("someone hurries#someone/NOUN#0.0#0.0\n")
+    return load_models(parse_app_options([*FLAGS, "--checkpoints_dir", str(toy_models), "--m2t_name", "m2t",
+                                          "--lamp_name", "lamp", "--gallery", str(gallery)]))
 
 
 @pytest.fixture

@@ -306,36 +306,32 @@ def test_sections_are_shares_or_tokens() -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(toy_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
-    make_models(folder / "checkpoints")
-    run_here(export_onnx.main, "--name", "t2m", "--res_name", "res", cwd=folder)
+    run_here(export_onnx.main, "--checkpoints_dir", toy_models, "--name", "t2m", "--res_name", "res", cwd=folder)
     return folder
 
 
-def test_a_seed_gives_the_same_motion_without_torch(exported: Path) -> None:
+def test_a_seed_gives_the_same_motion_without_torch(exported: Path, toy_pipeline: TextToMotion) -> None:
     text, frames, seed = "A person waves, with the left hand!", 66, 2**33 + 5
     run_script("prepare/generate_onnx.py", "onnx", text, frames, "--seed", seed, "--out", "motion.npy", cwd=exported,
                options=WITHOUT_TORCH)
     made = np.load(exported / "motion.npy")
-    pipeline, _ = load_text_to_motion("t2m", None, dataset_spec("t2m"), exported / "checkpoints", res_name="res")
-    expected = pipeline.generate([Sample(text, seed, frames)])[0]
+    expected, other = toy_pipeline.generate([Sample(text, seed, frames), Sample(text, seed + 1, frames)])
     assert made.shape == expected.shape == (64, 22, 3)
     np.testing.assert_allclose(made, expected, atol=1e-4)
-    other = pipeline.generate([Sample(text, seed + 1, frames)])[0]
     assert np.abs(made - other).max() > 1e-2
 
 
-def test_every_setting_of_sampling_counts_without_torch_as_it_does_with_it(exported: Path) -> None:
+def test_every_setting_of_sampling_counts_without_torch(exported: Path, toy_pipeline: TextToMotion) -> None:
     from prepare.generate_onnx import Generator
 
     sample = Sample("a person waves", 7, 64)
-    pipeline, _ = load_text_to_motion("t2m", None, dataset_spec("t2m"), exported / "checkpoints", res_name="res")
     generator = Generator(exported / "onnx")
-    usual = pipeline.generate([sample])[0]
+    usual = toy_pipeline.generate([sample])[0]
     # The logits of toy models are nearly equal, so they decide over the noise only at a low temperature.
     for how in ({"res_temperature": 1e-6, "res_cond_scale": 9.0}, {"temperature": 1e-6, "cond_scale": 9.0},
                 {"topkr": 0.0}):
-        expected = pipeline.generate([sample], pipeline.sampling.changed(how))[0]
+        expected = toy_pipeline.generate([sample], toy_pipeline.sampling.changed(how))[0]
         np.testing.assert_allclose(generator(sample.text, sample.m_len, sample.seed, **how), expected, atol=1e-4)
         assert np.abs(expected - usual).max() > 1e-2, how

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from data.dataset import dataset_spec
@@ -17,6 +17,7 @@ from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import draw_uniform, padding_of, sample_generators, sample_tokens
 from storage.generation import load_tokenizer
+from tests.toy_published import live
 from training.stages.tokens import ResidualStage, TokenData, completes, tokenize_pairs
 
 K, COND = 64, 6
@@ -25,17 +26,7 @@ SIZES = {"num_tokens": K, "code_dim": 8, "cond_dim": COND, "latent_dim": 16, "n_
 
 def make(attention: str = "causal", **changes: float) -> MaskTransformer:
     torch.manual_seed(0)
-    model = MaskTransformer(MaskTransformerConfig(**{**SIZES, "attention": attention, **changes})).eval()
-    liven(model)
-    return model
-
-
-@torch.no_grad()
-def liven(model: nn.Module) -> None:
-    """Scale up the weights so that every input affects the output."""
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.normal_(std=parameter.shape[-1] ** -0.5)
+    return live(MaskTransformer(MaskTransformerConfig(**{**SIZES, "attention": attention, **changes})).eval(), 1.0)
 
 
 def stream(seed: int = 0) -> torch.Generator:
@@ -229,9 +220,7 @@ RESIDUAL_SIZES = SIZES | {"num_quantizers": Q}
 
 def make_residual(**changes: float) -> ResidualTransformer:
     torch.manual_seed(0)
-    model = ResidualTransformer(ResidualTransformerConfig(**{**RESIDUAL_SIZES, **changes})).eval()
-    liven(model)
-    return model
+    return live(ResidualTransformer(ResidualTransformerConfig(**{**RESIDUAL_SIZES, **changes})).eval(), 1.0)
 
 
 def layers_of_tokens(count: int, length: int, seed: int = 0) -> Tensor:

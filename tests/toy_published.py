@@ -2,6 +2,7 @@
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from tests.toy import make_bert, make_glove
 from tests.toy_clip import make_clip
 from tests.toy_models import save_meta
 
+Network = TypeVar("Network", bound=nn.Module)
 RVQ = "rvq_nq6_dc512_nc512_noshare_qdp0.2"
 MOMASK = "t2m_nlayer8_nhead6_ld384_ff1024_cdp0.1_rvq6ns"
 RESIDUAL = "tres_nlayer8_ld384_ff1024_rvq6ns_cdp0.2_sw"
@@ -47,11 +49,11 @@ def put(folder: Path, file: str, content: dict[str, object], options: dict[str, 
     torch.save({**content, "scheduler": scheduler, "ep": 3, "total_it": 100}, folder / "model" / file)
 
 
-def live(model: nn.Module) -> nn.Module:
+def live(model: Network, scale: float = 0.5) -> Network:
     """Scale up the weights so that every input affects the output."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.5 * parameter.shape[-1] ** -0.5)
+            nn.init.normal_(parameter, std=scale * parameter.shape[-1] ** -0.5)
     return model
 
 
