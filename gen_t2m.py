@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argparse.Namespace) -> list[Made]:
-    """Generate one motion per prompt and repeat."""
+    """Generate one motion for each repeat of each prompt."""
     from models.text_to_motion import Sample
     from utils.runtime import prompt_seed
     from visualization.outputs import Made
@@ -81,7 +81,10 @@ def short_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], opt: argpar
 
 def long_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | None,
                  opt: argparse.Namespace) -> list[Made]:
-    """Generate one long motion per repeat from all prompts. ``frames`` is its length if there is a single prompt."""
+    """Generate one long motion from all prompts for each repeat.
+
+    ``frames`` is the length given by ``--seconds`` for a single prompt, or None for a timeline.
+    """
     from data.dataset import MAX_TOKENS
     from models.motion_edit import MotionEditor
     from models.text_to_motion import Sample
@@ -121,7 +124,7 @@ def directed(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: int | No
 
 
 def write(folder: Path, motions: Sequence[Made], spec: DatasetSpec, opt: argparse.Namespace) -> None:
-    """Write all motions in the requested formats, and the contact sheet, side-by-side videos and page if requested."""
+    """Write all motions in the requested formats, with the contact sheet, side-by-side videos and page if requested."""
     from tqdm import tqdm
 
     from data.text import shortened

@@ -1,7 +1,7 @@
 """Read and validate constraint files in JSON format.
 
-A file contains a list of constraints, or an object that maps prompt numbers, from 0, to such lists. ``docs/control.md``
-describes the kinds of constraints, coordinates and units.
+A file contains a list of constraints, or an object that maps prompt numbers, starting at 0, to such lists.
+``docs/control.md`` describes the kinds of constraints, coordinates and units.
 """
 import json
 import math
@@ -15,7 +15,7 @@ from utils import InputError
 from utils.files import read_text
 
 FARTHEST = 1e4  # m: largest coordinate
-LAST = -1       # frame number of the last frame, used for flags
+LAST = -1       # stands for the last frame, in constraints from flags
 Value = Any     # decoded JSON
 Check = Callable[[Value, str], Value]  # validates and converts a value; the string is its position, for error messages
 
@@ -38,7 +38,7 @@ class FileConstraints:
 
 
 def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileConstraints:
-    """Read a constraint file, where ``prompts`` is the number of prompts of the run.
+    """Read a constraint file for a run with ``prompts`` prompts.
 
     Raises an ``InputError`` that names the position of invalid content.
     """
@@ -142,7 +142,7 @@ def _one_of(*names: str) -> Check:
 
 
 def _list(item: Check, count: int | None = None) -> Check:
-    """Create a check for a list of ``count`` items, by default for any list that is not empty."""
+    """Create a check for a list of ``count`` items or, by default, for any list that is not empty."""
     def check(value: Value, place: str) -> list[Value]:
         if not isinstance(value, list) or not value or count not in (None, len(value)):
             found = str(len(value)) if count and isinstance(value, list) else _named(value)
@@ -153,7 +153,7 @@ def _list(item: Check, count: int | None = None) -> Check:
 
 
 def _span(item: Check) -> Check:
-    """Create a check for a single time, or the first and last time of a range."""
+    """Create a check for a single time or a list [first, last]. The check returns (first, last) for both."""
     def check(value: Value, place: str) -> tuple[Value, Value]:
         first, last = _list(item, 2)(value, place) if isinstance(value, list) else [item(value, place)] * 2
         if first > last:
@@ -199,7 +199,7 @@ def _named(value: Value) -> str:
     """Describe the type of a JSON value for errors."""
     if value is None:
         return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "a text", dict: "an object"}
+    names = {bool: "true or false", int: "a number", float: "a number", str: "a string", dict: "an object"}
     return names.get(type(value)) or ("an empty list" if not value else "a list")
 
 

@@ -128,7 +128,7 @@ class Normalisation:
 
 Read = TypeVar("Read")
 
-_SETTLED = 0.02   # seconds after which a further change of a file changes its time stamp
+_SETTLED = 0.02   # seconds after which another change to a file is sure to change its time stamp
 _AWAY = Path(".cache")  # cache folder for read-only data sets
 
 
@@ -136,7 +136,7 @@ def state_of(folder: Path, names: Iterable[str], *facts: object) -> str:
     """Compute a cache key that changes with the files ``names`` in a folder, and with ``facts``.
 
     It is computed from names, sizes and time stamps, without reading the files. If a file has just been changed, the
-    function waits, because the time stamp might not show another change.
+    function waits briefly, because an immediate second change might leave its time stamp as it is.
     """
     digest, newest = hashlib.sha256(repr(facts).encode()), 0
     for name in names:
@@ -172,10 +172,10 @@ def load_cached(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], N
 
 
 def cached_folder(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path], None], keep: int = 1) -> Path:
-    """Return the cache folder ``<kind>-<key>``, filled by ``make`` if it does not exist.
+    """Return the cache folder ``<kind>-<key>``. If it is missing, it is filled by ``make`` and appears once complete.
 
-    It is created atomically while other processes wait. Only the ``keep`` most recently used folders of a kind are
-    kept.
+    Other processes wait until then. Only the ``keep`` most recently used folders of a kind are kept.
+    Raises ``InputError`` if the folder cannot be written.
     """
     if (ready := spec.root / "cache" / f"{kind}-{key}").is_dir():  # the folder may be read-only
         return _used(ready)
@@ -203,7 +203,7 @@ def cached_folder(spec: DatasetSpec, kind: str, key: str, make: Callable[[Path],
 
 
 def _used(folder: Path) -> Path:
-    """Update the time stamp of a cache folder, which marks it as recently used."""
+    """Mark a cache folder as recently used by updating its time stamp. Returns the folder."""
     with suppress(OSError):  # the folder may belong to another user
         os.utime(folder)
     return folder
@@ -215,7 +215,10 @@ def _of_kind(cache: Path, kind: str) -> list[Path]:
 
 
 def _cache_folder(spec: DatasetSpec) -> Path:
-    """Create the folder for caches in the data set, or in the working directory if the data set is read-only."""
+    """Return the folder for caches, in the data set or, if it is read-only, in the working directory.
+
+    The folder is created if it is missing. Raises ``InputError`` if neither can be written.
+    """
     beside = spec.root / "cache"
     away = _AWAY / f"{spec.root.resolve().name}-{hashlib.sha256(str(spec.root.resolve()).encode()).hexdigest()[:8]}"
     for folder in (beside, away):
@@ -242,7 +245,7 @@ def read_ids(spec: DatasetSpec, split: str) -> list[str]:
 
 
 def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str, np.ndarray]:
-    """Read the features (T, d), float32, of a split by clip id, as views of a memory-mapped file.
+    """Read the features of a split. Returns arrays (T, d), float32, keyed by clip id, as views of a memory-mapped file.
 
     Clips without a file are skipped. Clips with values that are not finite are skipped with a message. Raises
     ``InputError`` for a wrong number of features or an empty split.
@@ -264,7 +267,7 @@ def read_features(spec: DatasetSpec, split: str, quiet: bool = True) -> dict[str
 
 
 def features_state(spec: DatasetSpec, ids: list[str]) -> str:
-    """Compute a cache key that changes with the features of clips."""
+    """Compute a cache key that changes if the features of any of the clips ``ids`` change."""
     return state_of(spec.root / "new_joint_vecs", (f"{name}.npy" for name in ids), PACK_FORMAT, spec.dim_pose)
 
 

@@ -29,7 +29,7 @@ AS_IT_IS = "-"  # text in an upper-body track that keeps the upper body of the p
 
 @dataclass(frozen=True)
 class DirectionJob:
-    """Motion to generate, with the numbers and the caption for its files."""
+    """Motion to generate, with the prompt number, repeat and caption under which its files are written."""
 
     number: int
     repeat: int
@@ -41,16 +41,16 @@ class DirectionJob:
 
 @dataclass(frozen=True)
 class Directions:
-    """Factory of jobs from prompts and the flags of ``options.generate``. A job is a motion to generate."""
+    """Factory that creates jobs (motions to generate) from prompts and the flags of ``options.generate``."""
 
     editor: MotionEditor
     spec: DatasetSpec
     sampling: Sampling
     opt: Namespace
-    flags: Sequence[Entry]  # constraints given by flags
+    flags: Sequence[Entry]  # constraints from --path and --end
 
     def of_each(self, prompts: Sequence[Prompt]) -> Iterator[DirectionJob]:
-        """Create one job per prompt and repeat."""
+        """Create a job for each repeat of each prompt."""
         opt, pipeline = self.opt, self.editor.pipeline
         lengths = pipeline.token_lengths([Sample(prompt.text, self._seed(prompt), prompt.m_len) for prompt in prompts],
                                          self.sampling)
@@ -65,9 +65,9 @@ class Directions:
                 yield DirectionJob(number, repeat, self._caption(prompt.text), direction, self._seed(prompt, repeat))
 
     def of_all(self, prompts: Sequence[Prompt], frames: int | None) -> Iterator[DirectionJob]:
-        """Create one job per repeat, with all prompts in one motion.
+        """Create a job for each repeat. Each of the motions contains all prompts, one after another.
 
-        If there is a single prompt, ``frames`` is its length. Otherwise it is None.
+        ``frames`` is the length given by ``--seconds`` for a single prompt, or None for a timeline.
         """
         opt, pipeline = self.opt, self.editor.pipeline
         if frames is not None:
@@ -153,8 +153,8 @@ def check_directions(prompts: Sequence[Prompt], frames: int | None, spec: Datase
                      flags: Sequence[Entry]) -> None:
     """Check constraints and upper-body prompts before any model is loaded. Raises ``InputError`` if one is invalid.
 
-    Lengths that are not known yet count as the maximum length; ``directed_motions`` checks again. For ``frames``, see
-    ``directed_motions``.
+    Lengths that are not known yet are assumed to be the maximum; ``directed_motions`` checks the actual ones.
+    ``frames`` is described there.
     """
     counts = [frames or prompt.m_len or MAX_MOTION_LENGTH for prompt in prompts]
     counts = [max(count // UNIT_LENGTH, 1) * UNIT_LENGTH for count in counts]
@@ -174,8 +174,9 @@ def check_directions(prompts: Sequence[Prompt], frames: int | None, spec: Datase
 def read_track(path: str, parts: Sequence[tuple[str, int]], unit: int) -> list[tuple[str, int]]:
     """Read an upper-body track for the timeline ``parts``. Returns texts with their lengths in tokens, like ``parts``.
 
-    A line is ``text#length``, with the length in frames. Lines ``-#length``, and the end of the timeline after the last
-    line, keep the upper body of the prompts. Raises ``InputError`` for an invalid line or a track that is too long.
+    A line is ``text#length``, with the length in frames. Lines ``-#length`` keep the upper body of the prompts, as
+    does the rest of the timeline after the last line. Raises ``InputError`` for an invalid line or a track that is too
+    long.
     """
     owner = [text for text, count in parts for _ in range(count)]  # prompt of each token
     track: list[tuple[str, int]] = []
@@ -212,8 +213,9 @@ def directed_motions(pipeline: TextToMotion, prompts: Sequence[Prompt], frames: 
                      opt: Namespace, flags: Sequence[Entry]) -> Iterator[tuple[DirectionJob, Directed]]:
     """Generate motions for prompts with the flags of ``options.generate``. Yields each job with its motion.
 
-    ``flags`` are constraints given by flags. ``frames`` is the length of a single prompt if it exceeds the maximum of
-    the models, else None. Raises ``InputError`` for invalid constraints, and if samples cannot be ranked.
+    ``flags`` are the constraints from ``--path`` and ``--end``. ``frames`` is the length of a single prompt if it
+    exceeds the maximum of the models, else None. Raises ``InputError`` for invalid constraints, or if ``--best_of``
+    cannot rank the samples.
     """
     sampling, editor = pipeline.sampling.changed(vars(opt)), MotionEditor(pipeline, MAX_TOKENS)
     director = Director(pipeline, editor, spec.fps, sampling, ControlSettings(steps=opt.control_steps))

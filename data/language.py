@@ -1,6 +1,6 @@
 """Additional training texts (language bank and paraphrases), and the word vectors of the T2M evaluator.
 
-The language bank has sentences for each content, a kind of motion such as "walk" or "raise-hand".
+The language bank has sentences for each content, that is, each kind of motion, such as "walk" or "raise-hand".
 """
 import argparse
 import json
@@ -32,16 +32,19 @@ OTHER_SIDE = {"left": "right", "right": "left", "": ""}
 
 @lru_cache
 def read_bank() -> dict[str, tuple[str, ...]]:
-    """Read the language bank: sentence templates by content, with ``{side}`` and ``{other}`` for left and right."""
+    """Read the language bank. Returns sentence templates keyed by content.
+
+    In the templates, ``{side}`` stands for the side of the content and ``{other}`` for the opposite side.
+    """
     with lzma.open(BANK, "rt", encoding="utf-8") as lines:
         entries = [json.loads(line) for line in lines]
     return {entry["content"]: tuple(entry["sentences"]) for entry in entries}
 
 
 def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]:
-    """Return the cleaned sentences for a content: those for training, or the held-out ones if ``held_out`` is True.
+    """Return the cleaned sentences for a content class: the training sentences, or the held-out ones if ``held_out``.
 
-    If no ``side`` is given, only sentences that name no side are returned.
+    A class is a content with a side. If no ``side`` is given, only sentences that name no side are returned.
     """
     chosen = [text for number, text in enumerate(read_bank().get(content, ()))
               if (number % HELD_OUT == HELD_OUT - 1) == held_out]
@@ -51,7 +54,7 @@ def sentences(content: str, side: str = "", held_out: bool = False) -> list[str]
 
 @lru_cache
 def classes() -> dict[tuple[str, str], int]:
-    """Map each pair of content and side to its class number."""
+    """Return the class numbers, keyed by (content, side)."""
     return {(content, side): 3 * number + place for number, content in enumerate(read_bank())
             for place, side in enumerate(OTHER_SIDE)}
 
@@ -65,7 +68,7 @@ def training_pairs(spec: DatasetSpec, opt: argparse.Namespace) -> list[Pair]:
 
 def load_text_motion(spec: DatasetSpec, normalisation: Normalisation,
                      opt: argparse.Namespace) -> tuple[TextMotion, TextMotion]:
-    """Create the training and validation sets, with the texts added by ``--paraphrases`` and ``--bank``."""
+    """Create the training and validation sets. ``--paraphrases`` and ``--bank`` add texts to the training set only."""
     train_set = TextMotion(training_pairs(spec, opt), normalisation, training=True, seed=opt.seed,
                            labelled=len(classes()) if opt.bank else 0, paired=getattr(opt, "text_pairs", 0) > 0)
     val_set = TextMotion(load_pairs(spec, "val", quiet=opt.quiet), normalisation, training=False)
@@ -127,7 +130,7 @@ _SIDES = ("left", "right")
 
 
 class Paraphraser:
-    """Paraphraser that replaces wordings at random by others of the same group.
+    """Paraphraser that randomly replaces wordings with others from the same group.
 
     ``path`` is a file in the format of ``assets/paraphrases.txt``. Raises ``InputError`` if it is invalid.
     """
@@ -181,7 +184,7 @@ class Paraphraser:
 
 
 def with_paraphrases(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
-    """Add ``count`` paraphrases of every caption."""
+    """Add ``count`` paraphrases of every caption to its pair."""
     if not count:
         return list(pairs)
     paraphraser = Paraphraser()
@@ -278,7 +281,7 @@ class WordVectors:
         return self._vectors[self._row.get(word, self._row["unk"])]
 
     def sentence(self, tokens: Sequence[str]) -> Sentence:
-        """Encode ``word/POS`` tokens, padded as in ``sentence_layout``."""
+        """Encode ``word/POS`` tokens, after truncating or padding them with ``sentence_layout``."""
         tokens, cap_len = sentence_layout(tokens)
         classes = [word_class(token, self) for token in tokens]
         words = np.stack([self.vector(token.rpartition("/")[0]) for token in tokens])
@@ -299,7 +302,7 @@ def sentence_layout(tokens: Sequence[str]) -> tuple[list[str], int]:
 
 
 def _is_vocabulary(words: Any, rows: Any, count: int) -> bool:
-    """Return whether ``words`` is a list and ``rows`` maps all of them to numbers below ``count``."""
+    """Return whether ``words`` is a list and ``rows`` maps all of them to row numbers below ``count``."""
     if not isinstance(words, list) or not isinstance(rows, dict) or len(words) > count:
         return False
     places = [rows.get(word) for word in words if isinstance(word, str)]
@@ -312,7 +315,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _read_plain(path: Path) -> Any:
-    """Read a pickle of lists, dicts, strings and numbers. Raises ``InputError`` for other types, which may run code."""
+    """Read a pickle of lists, dicts, strings and numbers. Other types, which could run code, raise ``InputError``."""
     with open(path, "rb") as file:
         try:
             return _PlainUnpickler(file).load()

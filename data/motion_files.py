@@ -35,13 +35,13 @@ def read_motion(path: str | Path, spec: DatasetSpec, up: str | None = None, say:
     """Read a motion file. Returns unnormalised features (T, d), float32.
 
     ``.npy`` files contain unnormalised features (T, d) or joints (T, J, 3) at the frame rate of the data set. ``.bvh``
-    files, and ``.amc`` files with an ``.asf`` file in the same folder, may have any frame rate and any rig known to
-    ``motion.source_rig``.
+    files, and ``.amc`` files with an ``.asf`` file in the same or the parent folder, may have any frame rate. Their rig
+    may be any that ``motion.source_rig`` knows; for KIT-ML, it must have the joint names of generated BVH files.
 
     Args:
-        up: vertical axis of joints. None detects it from the body.
-        say: function that is called with a message about every change made to the motion.
-        trusted: skip checks, for motions that this project has generated.
+        up: vertical axis of files other than features. If it is None, it is detected from the body.
+        say: function that is called with a message about each change made to the motion.
+        trusted: whether to skip checks, for motions that this project has generated.
 
     Raises ``InputError`` if the file is missing or not a valid motion.
     """
@@ -132,14 +132,14 @@ def _standing(joints: np.ndarray, spec: DatasetSpec, up: str | None, remarks: li
 
 
 def _metres(joints: np.ndarray, skeleton: Skeleton) -> float:
-    """Detect the unit of ``joints`` (T, J, 3), in metres, from the leg length."""
+    """Return the unit of ``joints`` (T, J, 3), in metres, as detected from the leg length."""
     length = leg_length(joints, skeleton)
     return min(UNITS.values(), key=lambda metres: abs(np.log(length * metres / LEG)))
 
 
 @dataclass(frozen=True)
 class MotionPart:
-    """Part of a motion, frames ``start`` to ``end`` (exclusive)."""
+    """Part of a motion: frames ``start`` to ``end`` (exclusive)."""
 
     motion: int  # index of the motion
     start: int
@@ -150,7 +150,7 @@ def motion_files(path: str | Path) -> list[Path]:
     """List the motion files in a folder and its subfolders, or return the file ``path`` itself.
 
     Marker files are included, because the error on reading them explains what to do. A version with foot locking
-    (``_ik``) is left out if the original is there. Raises ``InputError`` if there is no motion.
+    (``_ik``) is left out if the original is present. Raises ``InputError`` if there is no motion.
     """
     path = Path(path)
     if path.is_file():
@@ -171,7 +171,10 @@ def _as_made(path: Path) -> Path:
 
 
 def prompt_of(path: Path) -> str | None:
-    """Read the prompt of a motion from the ``.txt`` file with the same name. Returns None if there is none."""
+    """Read the prompt of a motion from the ``.txt`` file with the same name, apart from ``_ik``.
+
+    Returns None if there is no prompt.
+    """
     file = _as_made(path).with_suffix(".txt")
     if not file.is_file():
         return None

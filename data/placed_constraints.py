@@ -27,15 +27,15 @@ from motion.features import features_to_joints
 from utils import InputError
 from utils.files import read_npy
 
-FACING = math.radians(20)  # tolerance of the heading of a body on a path
+FACING = math.radians(20)  # radians: tolerance of the heading of a body on a path
 FINE = 64             # samples of a curve between two points
-MOVING = 0.01         # m per frame: minimum speed of a body or path that has a direction
+MOVING = 0.01         # m per frame: minimum speed at which a body or path has a direction
 SMOOTH = 11           # frames over which the speed of a body is averaged
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Part of a motion, ``count`` frames from ``first``. Times of constraints are relative to its start."""
+    """Part of a motion: ``count`` frames starting at ``first``. Times of constraints are relative to its start."""
 
     first: int
     count: int
@@ -46,9 +46,10 @@ def place_constraints(entries: Sequence[Entry], stretch: Stretch, joints: Tensor
                       spec: DatasetSpec) -> list[Constraint]:
     """Create constraints for a motion whose initial version has ``joints`` (T, J, 3) in metres.
 
-    A path without times keeps the speed profile of the initial motion. By default, it also keeps the orientation of
-    the body relative to the direction of travel. Raises an ``InputError`` that names the position of an entry that does
-    not match the motion.
+    On a path without times, the body keeps the speed profile of the initial motion. On any path, it keeps its average
+    orientation relative to the direction of travel, unless ``face`` is "free".
+
+    Raises an ``InputError`` that names the position of an entry that does not match the motion.
     """
     placed: list[Constraint] = []
     for entry in entries:
@@ -111,7 +112,7 @@ def _path(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
 def _pace(own: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Compute the progress (T,) along ``points`` from 0 to 1, with the speed profile of the path ``own`` (T, 2).
 
-    If ``own`` is much shorter than the path through ``points``, the speed is more uniform.
+    If ``own`` is less than half as long as the path through ``points``, the speed is more uniform.
     """
     even = np.linspace(0, 1, len(own))
     if len(own) < 3:
@@ -142,7 +143,7 @@ def _along(points: np.ndarray, progress: np.ndarray) -> np.ndarray:
 
 def _facing(entry: Entry, frames: Sequence[int], places: np.ndarray, joints: Tensor,
             spec: DatasetSpec) -> list[Constraint]:
-    """Create headings that keep the orientation of the body relative to its path, such as when walking backwards."""
+    """Create headings that keep the average angle between body and direction of travel, as when walking backwards."""
     steps = np.gradient(places, axis=0)
     going = np.linalg.norm(steps, axis=-1) > MOVING
     if not going.any():
@@ -204,7 +205,7 @@ def _pose(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
 
 
 def _joints_of(path: Path, spec: DatasetSpec) -> Tensor:
-    """Read joints (T, J, 3) in metres from a motion file. Arrays of joints keep their position in the world."""
+    """Read joints (T, J, 3) in metres from a motion file. Joint arrays must be in metres and keep their coordinates."""
     array = read_npy(path) if path.suffix.lower() == ".npy" else None
     if array is not None and array.ndim == 3 and array.shape[1:] == (spec.joints_num, 3):
         if not np.isfinite(array).all():

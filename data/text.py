@@ -93,7 +93,7 @@ def mirror_text(text: str) -> str:
 
 
 def side_words(text: str) -> frozenset[str]:
-    """Return the words among left, right, clockwise and counterclockwise that a text contains."""
+    """Return which of left, right, clockwise and counterclockwise occur in a text."""
     words = {match.group().lower() for match in _SIDES.finditer(text)}
     return frozenset(word if word in ("left", "right", "clockwise") else "counterclockwise" for word in words)
 
@@ -105,7 +105,7 @@ def _other_side(word: str) -> str:
     return other.capitalize() if word[0].isupper() else other
 
 
-CHOSEN_LENGTH = "NA"  # length in a prompt file that is left to the length estimator
+CHOSEN_LENGTH = "NA"  # in a prompt file: length to be estimated
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def make_prompt(text: str, m_len: int | None, where: str) -> Prompt:
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Read a prompt file with one ``text#length`` per line. Blank lines and lines that start with ``#`` are skipped.
 
-    Lengths are in frames, or NA for the length estimator. If one length is NA, all are estimated. Raises ``InputError``
-    for an invalid line or an empty file.
+    Lengths are in frames, or NA for the length estimator. If any length is NA, all lengths are estimated. Raises
+    ``InputError`` for an invalid line or an empty file.
     """
     prompts = []
     for number, line in enumerate(read_text(path, "prompt file").splitlines(), 1):
@@ -156,7 +156,7 @@ def _parse(line: str, where: str) -> Prompt:
 
 
 def spacy_pipeline() -> Callable | None:
-    """Load spaCy's small English model, with which HumanML3D's captions are tagged. Returns None if it is missing."""
+    """Load spaCy's small English model, which HumanML3D's captions were tagged with. Returns None if it is missing."""
     for name in SPACY_PACKAGES:
         try:
             import spacy
@@ -168,7 +168,7 @@ def spacy_pipeline() -> Callable | None:
 
 
 def tag_by_spacy(pipeline: Callable, text: str) -> str:
-    """Tag a text with spaCy. Returns ``word/POS`` tokens as in HumanML3D, where nouns and verbs are lemmatised."""
+    """Tag a text with spaCy. Returns ``word/POS`` tokens as in HumanML3D, with nouns and verbs lemmatised."""
     words = []
     for token in pipeline(text.lower().replace("-", "")):
         if token.text.isalpha():
@@ -181,7 +181,10 @@ LONGEST_SHOWN = 80  # maximum number of characters of a prompt in a message
 
 
 def remarks(texts: Sequence[str], encoder: object) -> list[str]:
-    """Create warnings about prompts that are unlike the training texts of a LaMP text encoder, or too long for it."""
+    """Create warnings about prompts that are unlike the training texts of a LaMP text encoder or too long for it.
+
+    For other text encoders, there are no warnings.
+    """
     from models.lamp.features import LaMPText, familiarity_of, word_means  # slow to import
 
     if not isinstance(encoder, LaMPText):

@@ -34,7 +34,7 @@ SENTENCE_SHARE = 0.5  # probability of sampling a sentence of the language bank 
 _SHORTER_UNIT_SHARE = 1 / 3  # probability of a crop that is one token shorter, to vary lengths
 _OTHER = 1  # random stream for the second text of an item
 _PAIRS = "pairs.json"
-_FORMAT = 2  # version of this file; other versions are rebuilt
+_FORMAT = 2  # version of the cache format; other versions are rebuilt
 _NAMES = string.ascii_uppercase[:23]  # A to W, as in published loaders
 
 
@@ -45,7 +45,7 @@ class Pair:
     name: str
     features: np.ndarray         # (T, d) unnormalised
     captions: tuple[str, ...]    # cleaned captions
-    words: frozenset[str] = frozenset()  # verbs and nouns (lemmas) that most captions share
+    words: frozenset[str] = frozenset()  # verbs and nouns (lemmas) in at least half of the captions
     tokens: tuple[tuple[str, ...], ...] = ()  # word/POS tokens of each caption
     start: int = 0               # first frame of the part
     family: str = ""             # label for balanced sampling; "" if there is none
@@ -85,7 +85,7 @@ def load_pairs(spec: DatasetSpec, split: str, whole_clips_only: bool = False, qu
                           lambda packed: json.loads((packed / _PAIRS).read_text(encoding="utf-8")))
     pairs = [_unpack(entry, clips) for entry in entries if entry["whole"] or not whole_clips_only]
     if not pairs:
-        condition = " with a caption of the whole clip (#0.0#0.0)" if whole_clips_only else ", captioned"
+        condition = " with a caption of the whole clip (#0.0#0.0)" if whole_clips_only else " with a caption"
         raise InputError(f"{spec.root}: split {split} has no clip of {spec.min_length} to {spec.max_length - 1} rows"
                          f"{condition}")
     return pairs
@@ -132,15 +132,15 @@ def _content_words(caption: Caption) -> list[str]:
 
 
 def caption_texts(pairs: list[Pair]) -> list[str]:
-    """Return all distinct texts, sorted, in the order in which their features are cached."""
+    """Return all distinct texts, sorted. Their features are cached in this order."""
     return sorted({text for pair in pairs for text in pair.texts})
 
 
 def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
     """Compute sampling weights (pairs,) that favour rare actions. Their mean is 1.
 
-    The weight is ``count ** -power``, where ``count`` is the number of pairs of the same family. For a pair that
-    has no family, it is the number of pairs that contain the rarest word of the pair.
+    The weight is proportional to ``count ** -power``, where ``count`` is the number of pairs of the same family. For a
+    pair without a family, it is the number of pairs that contain the rarest of its ``words``.
     """
     having = Counter(word for pair in pairs for word in pair.words)
     families = Counter(pair.family for pair in pairs)
@@ -153,7 +153,7 @@ def rarity_weights(pairs: list[Pair], power: float) -> np.ndarray:
 def draw_crop(rows: int, captions: int, generator: np.random.Generator, sentences: int = 0) -> Crop:
     """Sample a text and a crop of a clip with ``rows`` frames, ``captions`` captions and ``sentences`` sentences.
 
-    The crop has as many whole tokens as possible or, with probability 1/3, one token less, and at most 196 frames.
+    The crop has as many whole tokens as possible or, with probability 1/3, one token fewer, and at most 196 frames.
     """
     length = rows // UNIT_LENGTH * UNIT_LENGTH
     if generator.random() < _SHORTER_UNIT_SHARE and length > UNIT_LENGTH:
@@ -179,7 +179,11 @@ class Resident:
 
 
 class CroppedPairs(Dataset):
-    """Base class of data sets with a random text and crop per item, which depend on seed, epoch and index."""
+    """Base class of data sets that crop pairs.
+
+    In training, each item has a random text and crop, which depend on seed, epoch and index. Otherwise it has the first
+    text and the whole clip.
+    """
 
     def __init__(self, pairs: list[Pair], training: bool, seed: int) -> None:
         self.pairs, self.training, self.seed, self.epoch = pairs, training, seed, 0
@@ -192,11 +196,11 @@ class CroppedPairs(Dataset):
         self.epoch = epoch
 
     def weights(self, balance: float) -> np.ndarray:
-        """Return the sampling weights (pairs,), see ``rarity_weights``."""
+        """Return the sampling weights (pairs,) computed by ``rarity_weights`` with ``balance`` as the power."""
         return rarity_weights(self.pairs, balance)
 
     def lengths(self) -> np.ndarray:
-        """Return the lengths (pairs,) of the motions in frames, before random cropping."""
+        """Return the lengths (pairs,) of the motions in frames, at most 196, before random cropping."""
         return np.array([min(len(pair.features), MAX_MOTION_LENGTH) for pair in self.pairs])
 
     def crop(self, index: int) -> Crop:
@@ -226,12 +230,12 @@ class TextMotion(CroppedPairs):
     - ``caption``: text;
     - ``motion`` (196, d): normalised and zero-padded features;
     - ``m_len``: length in frames;
-    - ``contents`` (labelled,): True for classes that describe the clip;
+    - ``contents`` (labelled,): mask of the classes that describe the clip;
     - ``text_class``: class of a sentence of the language bank, or -1 for a caption;
     - ``other``, ``other_class``: another text that describes the same motion, and its class.
 
-    ``labelled`` is the number of classes; if it is 0, items have no ``contents`` and classes. Only items of ``paired``
-    data sets have ``other``.
+    ``labelled`` is the number of classes; if it is 0, items have no ``contents`` and no classes. Only items of
+    ``paired`` data sets have ``other``.
     """
 
     def __init__(self, pairs: list[Pair], normalisation: Normalisation, training: bool, seed: int = 0,
@@ -278,9 +282,10 @@ class TextMotion(CroppedPairs):
         return Resident(TextsAlone(self), complete)
 
     def _other(self, index: int, crop: Crop) -> int:
-        """Sample another text of a pair and return its index. For a sentence, the other text has the same class.
+        """Sample another text of the same pair and return its index.
 
-        If there is no other text, the result is the same text.
+        If the current text is a sentence, the other one has the same class. Returns the current index if there is no
+        other text.
         """
         pair = self.pairs[index]
         generator = np.random.default_rng(stream_seed(self.seed, self.epoch, index, _OTHER))
@@ -303,7 +308,10 @@ class TextMotion(CroppedPairs):
 
 
 class TextsAlone(Dataset):
-    """Data set like ``TextMotion``, but items have the pair's ``index`` and the ``start`` instead of the motion."""
+    """Data set like ``TextMotion``, but items have the ``index`` of the pair and the first frame ``start`` of the crop.
+
+    They replace ``motion`` and ``contents``.
+    """
 
     def __init__(self, dataset: TextMotion) -> None:
         self.dataset, self.set_epoch = dataset, dataset.set_epoch
@@ -317,7 +325,7 @@ class TextsAlone(Dataset):
 
 
 def _text_class(pair: Pair, text: int) -> int:
-    """Return the class of the text with index ``text``, -1 for a caption."""
+    """Return the class of the text with index ``text``, or -1 for a caption."""
     number = text - len(pair.captions)
     return pair.sentence_classes[number] if number >= 0 else -1
 
@@ -325,8 +333,8 @@ def _text_class(pair: Pair, text: int) -> int:
 class TextTokens(CroppedPairs):
     """Data set of texts and motion tokens.
 
-    Items have ``caption`` (a number of ``text_ids``), ``tokens`` (49, q), padded with -1, and ``token_len``. ``codes``
-    has four token sequences per clip, encoded from frame 0, 1, 2 and 3, so that a crop may begin at any frame.
+    Items have ``caption`` (a number in ``text_ids``), ``tokens`` (49, q), padded with -1, and ``token_len``. ``codes``
+    has four token sequences per clip, whose encoding starts at frames 0, 1, 2 and 3, so that crops can start anywhere.
     """
 
     def __init__(self, pairs: list[Pair], codes: list[list[torch.Tensor]], training: bool, seed: int = 0) -> None:

@@ -16,7 +16,7 @@ MARK = "@"
 
 
 def expand_flag_files(args: Sequence[str], known: Mapping[str, argparse.Action]) -> list[str]:
-    """Replace each argument ``@FILE`` by the flags in this file. The values of flags may start with ``@``.
+    """Replace each argument ``@FILE`` with the flags in that file, unless it is the value of a flag.
 
     ``known`` maps flags to actions. Raises ``InputError`` for an invalid flag file.
     """
@@ -69,9 +69,9 @@ class Parser(argparse.ArgumentParser):
         self._inherited |= set(keys)
 
     def take_defaults(self, config: type, only: Collection[str] | None = None, inherit: bool = True) -> None:
-        """Set the defaults of flags from the fields of the dataclass ``config``, or from the fields in ``only``.
+        """Set the defaults of flags from the fields of the dataclass ``config``, or from those in ``only``.
 
-        With ``inherit``, these flags are also inherited.
+        With ``inherit``, these options are also passed to the method ``inherit``.
         """
         flags = {action.dest for action in self._actions} & set(only or [field.name for field in fields(config)])
         if inherit:
@@ -95,7 +95,7 @@ class Parser(argparse.ArgumentParser):
         return opt
 
     def add_argument_group(self, title: str, *args: Any, **named: Any) -> argparse._ArgumentGroup:
-        """Return the group with this title, creating it if needed. Its flags have the ``spellings`` of the parser."""
+        """Return the group with this title, creating it if needed. Flags added to it have all ``spellings``."""
         for group in self._action_groups:
             if group.title == title:
                 return group
@@ -164,7 +164,7 @@ share = bounded(float, 0.0, 1.0)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of all scripts: data set, device, checkpoint folder, seed and progress bars."""
+    """Add the flags of most scripts: data set, device, CPU library, checkpoint folder, seed and progress bars."""
     from data.dataset import DATASETS  # needs packages that Blender's Python lacks
 
     parser.add_argument("--dataset_name", default="t2m", choices=tuple(DATASETS), help="t2m: HumanML3D; kit: KIT-ML")
@@ -177,13 +177,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def accept_seed(parser: argparse.ArgumentParser) -> None:
-    """Add a hidden flag ``--seed``, for scripts that use no random numbers."""
+    """Accept and ignore ``--seed`` (hidden), so that scripts without random numbers take it too."""
     parser.add_argument("--seed", type=int, default=3407, help=argparse.SUPPRESS)
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for a number of processes and for no progress bar, and a hidden ``--seed``."""
-    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="processes")
+    """Add the flags ``--workers`` and ``--quiet``, and a hidden ``--seed`` that is ignored."""
+    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="number of processes")
     accept_seed(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -214,7 +214,7 @@ _DATA: dict[str, dict[str, Any]] = {
 
 
 def add_data(parser: argparse.ArgumentParser, *more: str) -> None:
-    """Add ``--data_root``, the folder of the data set, and the flags ``more`` of training data."""
+    """Add ``--data_root``, the folder of the data set, and the flags ``more`` about training data."""
     group = parser.add_argument_group("data")
     for name in ("data_root", *more):
         group.add_argument(f"--{name}", **_DATA[name])
@@ -253,7 +253,7 @@ def add_chosen_by_fid(parser: argparse.ArgumentParser) -> None:
 
 def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch: int, lr: float, warm_up_iter: int,
                  weight_decay: float, gamma: float | None = None, milestones: Sequence[int] = ()) -> None:
-    """Add the flags of the training loop, with the given defaults. If ``gamma`` is None, there are no milestones."""
+    """Add the flags of the training loop, with the given defaults. Without ``gamma``, there is no ``--milestones``."""
     run = parser.add_argument_group("run")
     optim = parser.add_argument_group("optimisation")
     speed = parser.add_argument_group("speed")
@@ -290,7 +290,7 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
 
 
 def add_writing(parser: argparse.ArgumentParser, default: str | None = argparse.SUPPRESS) -> None:
-    """Add flags for the fields of ``Writing``. Flags that are not given are left out of the options by default."""
+    """Add flags for the fields of ``Writing``. By default, flags that are not given are absent from the options."""
     writing = parser.add_argument_group("decoding", "Defaults: the model's opt.txt, else the published values.")
     writing.add_argument("--num_beams", "--num-beams", type=positive_int, default=default,
                          help="width of the beam search; 1: greedy decoding")

@@ -70,14 +70,14 @@ _SAMPLING: dict[str, dict[str, Any]] = {
     "res_cond_scale": {"type": non_negative, "help": "guidance scale of the residual layers"},
     "temperature": {"type": non_negative, "help": "sampling temperature of the base layer"},
     "res_temperature": {"type": non_negative, "help": "sampling temperature of the residual layers"},
-    "topkr": {"type": share, "help": "fraction of the codes, the least probable ones, that are never sampled"},
+    "topkr": {"type": share, "help": "fraction of the codes that is never sampled: the least probable ones"},
     "gumbel_sample": {"action": argparse.BooleanOptionalAction, "help": "sample with the Gumbel-max trick"},
-    "length": {"choices": LENGTHS, "help": "lengths sampled from the length estimator's distribution, or its mean"},
+    "length": {"choices": LENGTHS, "help": "sample: sample from the estimated distribution of lengths; mean: its mean"},
 }
 
 
 def add_sampling(parser: argparse.ArgumentParser, lengths: bool = False) -> None:
-    """Add flags for the fields of ``Sampling``. Flags that are not given are left out of the options.
+    """Add flags for the fields of ``Sampling``. Flags that are not on the command line are absent from the options.
 
     ``lengths`` adds the flags for sampling lengths.
     """
@@ -228,7 +228,7 @@ class Section:
     shares: bool  # whether ``start`` and ``stop`` are fractions of the motion, not tokens
 
     def tokens(self, count: int) -> tuple[int, int]:
-        """Return the first and last (exclusive) token of the section in a motion of ``count`` tokens.
+        """Return the first token of the section and its end (exclusive), in a motion of ``count`` tokens.
 
         Raises ``InputError`` if the section is empty or starts after the end of the motion.
         """
@@ -263,8 +263,8 @@ def parse_edit_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                       help=".npy of features (T, 263 or 251) or joints (T, 22 or 21, 3), .bvh or .amc")
     add_up(what)
     what.add_argument("--mask_edit_section", type=section, nargs="+", metavar="A,B",
-                      help="parts to regenerate: shares of the motion such as 0.3,0.6, or tokens (of 4 frames) such as "
-                      "20,40; tokens past the end extend it")
+                      help="parts to regenerate: fractions of the motion such as 0.3,0.6, or tokens (of 4 frames) such "
+                      "as 20,40; tokens past the end extend it")
     what.add_argument("--text_prompt", help="text for these parts")
     what.add_argument("--repeat_times", type=positive_int, default=1, help="number of motions, with different seeds")
     add_output(parser, ext="edit")

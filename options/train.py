@@ -55,7 +55,7 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     data = parser.add_argument_group("data")
     data.add_argument("--window_size", type=positive_int, default=64, help="frames of a training window")
     data.add_argument("--time_warp", type=bounded(float, 0, 0.5), default=0.0,
-                      help="augmentation: random playback speed from 1 - W to 1 + W")
+                      help="augmentation: random playback speed from 1 - TIME_WARP to 1 + TIME_WARP")
     data.add_argument("--feat_bias", type=bounded(float, 0.01), default=5.0,
                       help="weight factor of root motion and foot contacts; copied from the model with --init_from")
     model = parser.add_argument_group("model")
@@ -153,7 +153,7 @@ def parse_lamp_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        help="dropout of the attention weights; 0 is much faster on a CPU")
     model.add_argument("--published_behaviour", action="store_true",
                        help="reproduce the released code: true pairs among the negatives, multiplied temperature, "
-                            "random motion encoder, no masks")
+                            "random motion encoder; no mask for motion padding and, in the condition, text padding")
     loss = parser.add_argument_group("objectives")
     loss.add_argument("--objectives", nargs="+", type=weighted_objective, metavar="NAME[=WEIGHT]",
                       default=[(name, 1.0) for name in OBJECTIVES],
@@ -224,7 +224,7 @@ def parse_token_transformer(parser: Parser, config: type[TransformerConfig], sam
                             argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line of a transformer's training script, with the defaults of ``config``.
 
-    ``sampling`` are the sampling settings to save with the model. Raises ``InputError`` for incompatible sizes.
+    ``sampling`` lists the sampling settings to save with the model. Raises ``InputError`` for incompatible sizes.
     """
     add_model_sampling(parser, sampling)
     parser.take_defaults(config)
@@ -250,7 +250,8 @@ def parse_res_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--share_weight", action=argparse.BooleanOptionalAction,
                        help="share weights between the token embedding and the output projection of a layer")
     model.add_argument("--published_behaviour", action="store_true",
-                       help="reproduce the released code: duplicate products without --share_weight, sampled padding")
+                       help="reproduce the released code: the padding class can be sampled; without "
+                            "--share_weight, the logits are 2 W h + bias")
     parser.inherit(("published_behaviour",))
     return parse_token_transformer(parser, ResidualTransformerConfig, RESIDUAL_SAMPLING, argv)
 
