@@ -1,6 +1,7 @@
 """Caption metrics: n-gram scores, BERTScore, text-motion matching and left/right accuracy.
 
-Scores differ up to threefold with the preparation of the references, so ``M2T_eval.py`` reports these settings.
+Scores differ by up to a factor of three depending on how references are prepared, so ``M2T_eval.py`` reports these
+settings.
 """
 import json
 import warnings
@@ -29,12 +30,12 @@ UNKNOWN_CLASS = "OTHER"
 class Lexicon:
     """Dictionary that maps each word to its most frequent lemma and part of speech in the captions of ``pairs``.
 
-    Text files store ``lemma/POS`` tokens next to each caption. If the numbers of words and tokens differ, because of
-    punctuation or abbreviations, the caption is skipped.
+    Text files store ``lemma/POS`` tokens next to each caption. A caption is skipped if its numbers of words and tokens
+    differ, for example because of punctuation or abbreviations.
     """
 
     def __init__(self, pairs: "Iterable[Pair]", spacy: Callable | None = None) -> None:
-        """Count the tokens of ``pairs``. If given, the spaCy pipeline ``spacy`` lemmatises captions instead."""
+        """Count the tokens of ``pairs``. If a spaCy pipeline is given, ``lemmas`` uses it instead of these counts."""
         self.spacy = spacy
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         for pair in pairs:
@@ -110,18 +111,21 @@ def most_common_caption(pairs: "Sequence[Pair]") -> str:
 
 
 def nearest_captions(motions: np.ndarray, known: np.ndarray, pairs: "Sequence[Pair]") -> list[str]:
-    """Return the first caption of the nearest pair for each motion, given normalised features (n, e) and (pairs, e)."""
+    """For each motion, return the first caption of the nearest pair.
+
+    ``motions`` (n, e) and ``known`` (pairs, e) are normalised features of the motions and of ``pairs``.
+    """
     return [pairs[int(row)].captions[0] for row in (motions @ known.T).argmax(1)]
 
 
 @dataclass(frozen=True)
 class BertScore:
-    """BERTScore (Zhang et al. 2020): F1 in per cent, for the best reference.
+    """BERTScore (Zhang et al. 2020): F1 with the best reference, in per cent.
 
     Args:
         source: model name on the Hugging Face hub, or a folder in its layout.
         layer: hidden layer to compare; common models have a default.
-        rescale: rescale by the baseline that ``bert-score`` has for the model and layer.
+        rescale: rescale by the baseline that ``bert-score`` provides for the model and layer.
 
     Raises ``InputError`` if the model, its layer or its baseline is missing.
     """
@@ -189,7 +193,7 @@ class CaptionScorer:
         pairs: clips with their reference captions.
         lexicon: lemmas and parts of speech of generated words.
         references: ``verbatim`` scores texts unchanged, as is usual with the COCO scorers; ``raw`` cleans captions and
-            references; ``lemmatised`` also replaces their words by lemmas.
+            references; ``lemmatised`` also replaces their words with lemmas.
         bert: BERTScore to compute as well.
         embed_texts: function from captions, as ``word/POS`` tokens, to evaluator embeddings.
         motions: evaluator embeddings (n, e) of the clips. Needed with ``embed_texts`` for R-precision and MM-Dist.
@@ -259,7 +263,8 @@ def coco_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
 def read_scored(path: str | Path) -> tuple[list[str], list[list[str]]]:
     """Read captions and references from a JSON list of ``{"references": [...], "caption": "..."}``.
 
-    Raises ``InputError`` for a file that does not have this form. If an entry is invalid, its number is given, from 1.
+    Raises ``InputError`` for a file that does not have this form. The message gives the number of an invalid entry,
+    counted from 1.
     """
     try:
         entries = json.loads(read_text(path, "captions and their references"))
@@ -269,10 +274,10 @@ def read_scored(path: str | Path) -> tuple[list[str], list[list[str]]]:
         raise InputError(f"{path} must be a non-empty list of objects with caption and references")
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or not isinstance(entry.get("caption"), str):
-            raise InputError(f"{path}, entry {number}: caption must be a text")
+            raise InputError(f"{path}, entry {number}: caption must be a string")
         texts = entry.get("references")
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            raise InputError(f"{path}, entry {number}: references must be a non-empty list of texts")
+            raise InputError(f"{path}, entry {number}: references must be a non-empty list of strings")
     return [entry["caption"] for entry in entries], [entry["references"] for entry in entries]
 
 

@@ -45,19 +45,19 @@ class RememberedTexts:
 
 
 def remember_texts(pipeline: TextToMotion, known: dict[str, dict[str, Tensor]]) -> None:
-    """Replace both text encoders of a pipeline by encoders that cache features in ``known``.
+    """Replace both text encoders of a pipeline with encoders that cache features in ``known``.
 
-    ``known`` maps encoder fingerprints to features by text. Pipelines with the same text encoder can share it.
+    ``known`` maps encoder fingerprints to caches, which map texts to features. Several pipelines can share it.
     """
     pipeline.text, pipeline.residual_text = (RememberedTexts(encoder, known.setdefault(encoder.fingerprint, {}))
                                              for encoder in (pipeline.text, pipeline.residual_text))
 
 
 def generated_rows(pipeline: TextToMotion, sampling: Sampling, prefix: str = "") -> Generate:
-    """Return a function that generates motions from samples for one or two rows of a results table.
+    """Return a function that generates the motions of samples for one or two rows of the results table.
 
     Row ``prefix`` + ``BASE`` uses the base layer only. With a residual transformer, row ``prefix`` + ``ALL`` uses all
-    layers on top of the same base tokens.
+    layers, with the same base tokens.
     """
 
     def generate(samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
@@ -87,7 +87,7 @@ class LampBertScore:
     Args:
         pairs: clips with captions.
         clips: their motions (T, d), cut to whole tokens.
-        caption: function from unnormalised motions (T, d) to captions of each motion, the best caption first.
+        caption: function from unnormalised motions (T, d) to a list of captions for each motion, best caption first.
         bert: BERTScore of captions with one or more references each.
         seed: seed for sampling prompts and motions.
     """
@@ -101,7 +101,7 @@ class LampBertScore:
                         for number, (pair, clip) in enumerate(zip(pairs, clips, strict=True))]
 
     def add_real(self, row: Row) -> None:
-        """Add the score of the real clips, an upper bound for generated motions."""
+        """Add the score of the real clips to ``row``. It is a practical upper bound for generated motions."""
         self._add(row, self.clips)
 
     def add_generated(self, rows: dict[str, Row], generate: Generate) -> None:
@@ -144,8 +144,8 @@ def find_evaluators(names: str | None, spec: DatasetSpec, checkpoints_dir: str |
                     device: torch.device | str = "cpu") -> tuple[LoadedEvaluator | None, LampSpace | None]:
     """Load the evaluators named in an option value ``NAME``, ``lamp:NAME`` or ``NAME,lamp:NAME``.
 
-    Returns the evaluator, by default from ``find_evaluator``, and the LaMP model if named. Raises
-    ``InputError`` for other values.
+    Returns the evaluator (by default, that of ``find_evaluator``) and the LaMP model, or None if it is not named.
+    Raises ``InputError`` if the value has another form.
     """
     parts = names.split(",") if names is not None else []
     lamps = [part for part in parts if part.startswith(PREFIX)]
@@ -181,10 +181,11 @@ class ValidationFid:
 
 def validation_fid(opt: argparse.Namespace, spec: DatasetSpec, device: torch.device | str, clips: Sequence[np.ndarray],
                    make: Make, otherwise: str, divide: Callable) -> ValidationFid | None:
-    """Create the FID measure that selects the best checkpoint of a run. Returns None if there is no evaluator.
+    """Create the FID measure that selects the best checkpoint of a run.
 
-    It uses ``opt.fid_clips`` validation clips, by default all. The criterion is printed and stored as
-    ``opt.chosen_by``, for ``opt.txt`` and the checkpoints.
+    It uses ``opt.fid_clips`` validation clips, by default all. Returns None if there are fewer than ``FEWEST`` clips or
+    no evaluator; the criterion is then ``otherwise``. The criterion is printed and stored as ``opt.chosen_by``, for
+    ``opt.txt`` and the checkpoints.
     """
     count = len(clips) if opt.fid_clips is None else min(opt.fid_clips, len(clips))
     evaluator = find_evaluator(opt.evaluator, spec, opt.checkpoints_dir, device) if count >= FEWEST else None

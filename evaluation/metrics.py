@@ -10,7 +10,7 @@ from torch import nn
 from data.dataset import UNIT_LENGTH, DatasetSpec, Normalisation
 from motion.features import features_to_joints
 
-# Published numbers use the legacy generator.
+# Published numbers were computed with NumPy's legacy generator.
 RandomNumbers = np.random.Generator | np.random.RandomState
 
 
@@ -76,7 +76,7 @@ def fid(real: np.ndarray, generated: np.ndarray) -> float:
 
 
 def diversity(embeddings: np.ndarray, rng: RandomNumbers) -> float:
-    """Return the mean distance of random pairs of embeddings (n, d). Raises ``ValueError`` if there are too few."""
+    """Return the mean distance of random pairs of embeddings (n, d). Raises ``ValueError`` if n < 100."""
     first, second = draw_pairs(len(embeddings), diversity_pairs(len(embeddings)), rng)
     return float(pair_distances(embeddings[first], embeddings[second]).mean())
 
@@ -96,7 +96,10 @@ def multimodality(embeddings: np.ndarray, rng: RandomNumbers, pairs: int = 10) -
 
 
 def draw_pairs(total: int, count: int, rng: RandomNumbers) -> tuple[np.ndarray, np.ndarray]:
-    """Sample ``count`` random pairs of indices below ``total``. Neither first nor second indices repeat."""
+    """Sample ``count`` random pairs of indices below ``total``. Returns the first and the second indices.
+
+    The first indices are distinct, and so are the second ones. Raises ``ValueError`` if ``count`` > ``total``.
+    """
     if count > total:
         raise ValueError(f"{count} pairs need at least {count} embeddings, but there are {total}")
     return rng.choice(total, count, replace=False), rng.choice(total, count, replace=False)
@@ -118,9 +121,9 @@ def apply(items: Sequence[Any], make: Callable[[list[Any]], Sequence[Any]]) -> S
 
 def batches_of_equal_length(clips: Sequence[np.ndarray],
                             unit: int = UNIT_LENGTH) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Cut clips to a multiple of ``unit`` rows and yield batches of equal length as (indices, (b, t, d)).
+    """Cut clips to a multiple of ``unit`` rows and yield batches of clips of equal length, as (indices, (b, t, d)).
 
-    Batches need no padding, which convolutions would mix into the last tokens of a clip.
+    This avoids padding, which convolutions would mix into the last tokens of a clip.
     """
     for chosen in groups_of_equal_length(clips, unit):
         yield chosen, _stacked(clips, chosen, unit)
@@ -150,7 +153,7 @@ def codes_of(tokenizer: nn.Module, motion: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def reconstruct(tokenizer: nn.Module, motion: torch.Tensor,
                 layers: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reconstruct motion (b, t, d), by default from all ``layers``. Also returns the codes (b, n, q)."""
+    """Reconstruct motion (b, t, d) from the first ``layers`` (by default all). Also returns the codes (b, n, q)."""
     codes = codes_of(tokenizer, motion)
     return tokenizer.forward_decoder(codes[..., :layers]), codes
 
@@ -177,7 +180,10 @@ def decode_clips(tokenizer: nn.Module, codes: Sequence[torch.Tensor], normalisat
 
 def _features_of_clips(clips: Sequence[np.ndarray], unit: int, make: Callable[[np.ndarray], torch.Tensor],
                        normalisation: Normalisation) -> list[np.ndarray]:
-    """Return the unnormalised features (T, d) that ``make`` computes for clips of equal length, in the given order."""
+    """Apply ``make``, which returns normalised features, to batches of clips of equal length.
+
+    Returns unnormalised features (T, d) in the order of ``clips``.
+    """
     made: list[np.ndarray] = [np.empty(0)] * len(clips)
     for indices, batch in batches_of_equal_length(clips, unit):
         for index, clip in zip(indices, normalisation.invert(make(batch)).cpu().numpy(), strict=True):
@@ -188,7 +194,7 @@ def _features_of_clips(clips: Sequence[np.ndarray], unit: int, make: Callable[[n
 @torch.no_grad()
 def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalisation: Normalisation, spec: DatasetSpec,
                          layers: int | None = None, divide: Divide = apply) -> dict[str, float]:
-    """Compute the errors of unnormalised clips (T, d) reconstructed by ``tokenizer``, averaged over all frames.
+    """Compute the reconstruction errors of ``tokenizer`` on unnormalised clips (T, d), averaged over all frames.
 
     - ``mpjpe``: position error per joint with aligned pelvis, in millimetres.
     - ``root``: distance between the pelvis trajectories, both starting at the origin, in millimetres.
@@ -210,7 +216,10 @@ def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalis
 
 def _frame_errors(tokenizer: nn.Module, batch: np.ndarray, normalisation: Normalisation, spec: DatasetSpec,
                   layers: int | None) -> tuple[np.ndarray, ...]:
-    """Return joint error, root error and feature loss of every frame of clips (b, t, d), and the base codes used."""
+    """Return the errors of every frame of clips (b, t, d): joints, root, feature loss; and the base codes used.
+
+    The feature loss of a frame is the mean over its clip.
+    """
     motion = torch.from_numpy(normalisation.apply(batch)).to(next(tokenizer.parameters()).device)
     recon, codes = reconstruct(tokenizer, motion, layers)
     loss = (recon - motion).abs().mean((1, 2)).repeat_interleave(motion.shape[1])

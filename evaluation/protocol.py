@@ -1,8 +1,9 @@
 """Evaluation protocol for text-to-motion: metrics averaged over repeats (T2M, Guo et al. 2022, section 5).
 
-Each repeat shuffles the clips, samples a caption of each clip, generates a motion of the clip's length and, for each
-text, ranks the 32 motions of its batch. Real clips are used from their first frame, so texts and real motions are
-embedded only once. Motions that are not finite are excluded from all metrics, counted and listed.
+Each repeat shuffles the clips, samples one caption per clip, generates a motion of the clip's length and, for each
+text, ranks the 32 motions of its batch. Real clips always start at their first frame (no random cropping), so texts and
+real motions are embedded only once. Motions that are not finite, or whose embeddings are not, are excluded from all
+metrics, counted and listed.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,14 +29,14 @@ UNITS = {"skating": "mean speed of feet in contact, m/s", "penetration": "mean d
 
 
 def physical_faults(motion: np.ndarray, spec: DatasetSpec) -> dict[str, float]:
-    """Compute the metrics in ``UNITS`` from the joint positions of features (T, d) in the unit of the data set."""
+    """Compute the metrics in ``UNITS`` from the joint positions of a motion with unnormalised features (T, d)."""
     joints = spec.metres * features_to_joints(torch.from_numpy(motion), spec.skeleton).double().numpy()
     return {"skating": foot_skating(joints, spec.skeleton, spec.fps), "penetration": 1000 * floor_penetration(joints),
             "jerk": roughness(joints) * spec.fps**3, "bone_drift": 100 * bone_length_drift(joints, spec.skeleton)}
 
 
 def mean_faults(motions: Sequence[np.ndarray], spec: DatasetSpec) -> dict[str, float]:
-    """Average ``physical_faults`` over motions. Returns NaN if there are none."""
+    """Average ``physical_faults`` over motions. All metrics are NaN if there are no motions."""
     found = [physical_faults(motion, spec) for motion in motions]
     return {key: float(np.mean([one[key] for one in found])) if found else float("nan") for key in UNITS}
 
@@ -43,17 +44,17 @@ def mean_faults(motions: Sequence[np.ndarray], spec: DatasetSpec) -> dict[str, f
 TOP = 3                # ranks of R-precision
 REAL = "real motion"   # name of the first row of every table
 CHUNK = 480            # number of multimodality motions held in memory at once
-_MODALITY = 1 << 32    # seed offset, beyond the repeats
+_MODALITY = 1 << 32    # seed offset, greater than any repeat
 _LEGEND = {"fid_halves": "FID between two random halves of the real motions", "R1": "R-precision in per cent",
            "mm_dist": "mean distance between texts and their motions", **UNITS}
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-# Generates motions for samples; returns them by row of the results table.
+# Generates the motions of samples. Returns them keyed by row of the results table.
 Generate = Callable[[Sequence[Sample]], Mapping[str, Sequence[np.ndarray]]]
 
 
 class TextMotionEmbedder(Protocol):
-    """Interface of evaluators. ``embedder`` embeds captions given as ``word/POS`` tokens, ``lamp`` cleaned captions."""
+    """Interface of evaluators. In ``Evaluation``, ``embedder`` takes ``word/POS`` tokens, ``lamp`` cleaned captions."""
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
         """Return embeddings (n, e) of unnormalised features (T, d)."""
@@ -64,10 +65,10 @@ class TextMotionEmbedder(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Sample sizes of the evaluation. The number of diversity pairs is ``evaluation.metrics.diversity_pairs``."""
+    """Sample sizes of the evaluation. ``evaluation.metrics.diversity_pairs`` gives the number of diversity pairs."""
 
     repeats: int = 20
-    batch: int = 32             # candidates of R-precision
+    batch: int = 32             # candidates for R-precision
     modality_texts: int = 100   # texts for multimodality; 0 skips it
     modality_motions: int = 30  # motions per text
     modality_pairs: int = 10    # pairs per text
@@ -76,7 +77,7 @@ class Plan:
 
 @dataclass
 class Row:
-    """Metrics of one row of the results table, such as one model."""
+    """Metrics of one row of the results table. A row is, for example, one model."""
 
     numbers: dict[str, Estimate]
     faults: list[str] = field(default_factory=list)  # excluded motions: clip, caption, repeat
@@ -149,7 +150,7 @@ class Evaluation:
         return Row(estimates([self._fid(made)]) | estimates(draws) | estimates([once]), self._named(made.kept, None))
 
     def generated(self, generate: Generate) -> dict[str, Row]:
-        """Compute the rows of generated motions. Every repeat calls ``generate``; repeats run in parallel."""
+        """Compute the rows of generated motions. ``generate`` is called in every repeat, by parallel workers."""
         draws: dict[str, list[dict[str, float]]] = {}
         faults: dict[str, list[str]] = {}
         modality = {} if self.plan.modality_fresh else self._modality(generate, faults)
@@ -229,7 +230,10 @@ class Evaluation:
         return numbers | {"mm_dist": metrics.matching_score(text, motion) if len(motion) else float("nan")}
 
     def _modality(self, generate: Generate, faults: dict[str, list[str]], repeat: int = 0) -> dict[str, np.ndarray]:
-        """Return the embeddings (texts, motions, e) for multimodality, by row. Each ``repeat`` samples new texts."""
+        """Return the embeddings (texts, motions, e) for the multimodality metric, keyed by row of the results table.
+
+        Each ``repeat`` samples new texts.
+        """
         count, each = min(self.plan.modality_texts, len(self.pairs)), self.plan.modality_motions
         if not count:
             return {}
@@ -247,7 +251,10 @@ class Evaluation:
 
     def _many_each(self, generate: Generate, repeat: int,
                    chosen: Sequence[tuple[int, int]]) -> dict[str, tuple[np.ndarray, list[str]]]:
-        """Generate several motions per caption. Returns embeddings (texts, motions, e) and excluded motions, by row."""
+        """Generate several motions per caption. Returns embeddings (texts, motions, e) and names of excluded motions.
+
+        Results are keyed by row. If a motion of a text is not finite, the text has no embeddings.
+        """
         each, rows = self.plan.modality_motions, {}
         streams = range(_MODALITY + repeat * each, _MODALITY + (repeat + 1) * each)
         samples = [self._sample(clip, caption, stream) for clip, caption in chosen for stream in streams]
@@ -262,7 +269,7 @@ class Evaluation:
         return rows
 
     def _named(self, kept: np.ndarray, repeat: int | None, captions: np.ndarray | None = None) -> list[str]:
-        """Describe each excluded motion by its clip and, if it is generated, by its caption and repeat."""
+        """Describe each excluded motion by its clip and, if it was generated, by its caption and repeat."""
         names = []
         for clip in np.flatnonzero(~kept):
             said = "" if captions is None else f", {self._sample(clip, captions[clip], 0).text!r}, repeat {repeat}"

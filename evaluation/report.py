@@ -45,7 +45,7 @@ class Estimate:
 
 
 def estimates(draws: Sequence[dict[str, float]]) -> dict[str, Estimate]:
-    """Create estimates by metric name, from one dictionary of values per repeat."""
+    """Create estimates, keyed by metric name, from one dictionary of values per repeat."""
     return {key: Estimate.of([draw[key] for draw in draws]) for key in draws[0]} if draws else {}
 
 
@@ -54,7 +54,7 @@ TIMED = 10  # maximum number of timed items
 
 
 def seconds_each(action: Callable[[Item], object], items: Sequence[Item]) -> float:
-    """Return the median time in seconds of calling ``action`` on a single item, after a warm-up call."""
+    """Return the median time in seconds of calling ``action`` on one of the first items, after a warm-up call."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     action(items[0])
@@ -69,7 +69,7 @@ def seconds_each(action: Callable[[Item], object], items: Sequence[Item]) -> flo
 
 
 def hardware(device: torch.device) -> str:
-    """Describe the hardware: name of the GPU or CPU, cores, threads, and the torch version."""
+    """Describe the hardware and the torch version: the GPU, or the CPU with its numbers of cores and threads."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -117,7 +117,10 @@ def table_lines(tables: Tables) -> list[str]:
 
 
 def _columns(tables: Tables) -> list[str]:
-    """Return the names of all columns. A column that is new in a later row follows its predecessor there."""
+    """Return the names of all columns.
+
+    A column that first appears in a later row is inserted after the column that precedes it in that row.
+    """
     columns: list[str] = []
     for numbers in tables.values():
         place = 0

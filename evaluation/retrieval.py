@@ -1,6 +1,6 @@
 """Text-motion retrieval scores in both directions (protocols of T2M and of TMR, Petrovich et al. 2023, section 4.1).
 
-Similarities are (n, n): rows are texts, columns are motions, matching pairs are on the diagonal. Larger is closer.
+Similarities are (n, n): rows are texts, columns are motions, matching pairs are on the diagonal. Larger means closer.
 """
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from utils import InputError
 
 RANKS = (1, 2, 3, 5, 10)
 BATCH = 32
-ALIKE = 0.95      # captions count as equal from this similarity, where 0 is opposite and 1 is identical
+ALIKE = 0.95      # captions with at least this similarity count as equal (0: opposite, 1: identical)
 DISSIMILAR = 100  # size of the least similar subset
 
 
@@ -176,8 +176,8 @@ class LanguageScores:
     """Retrieval scores under every protocol, and LaMP's sensitivity to left and right."""
 
     retrieval: dict[str, dict[str, Estimate]]  # protocol -> score
-    sides: float | None  # per cent of sided captions closer to their motion than with left and right swapped; None
-                         # without sided captions
+    sides: float | None  # percentage of sided captions that are closer to their motion than the same caption with left
+                         # and right swapped; None if there are no sided captions
     sided: int           # number of captions that name left or right
 
 
@@ -209,7 +209,7 @@ def score_language(pairs: Sequence[Pair], normalise: Callable[[np.ndarray], np.n
         seed: seed of the random selections.
         sentences: maps captions to normalised vectors (n, s), whose dot products are the similarities of captions.
         repeats: number of random selections of one caption per clip.
-        compare: maps features of texts and motions to similarities (texts, motions); larger is closer.
+        compare: maps features of texts and motions to similarities (texts, motions); larger means closer.
 
     Raises ``InputError`` if a similarity is not finite, because it would silently count as a miss.
     """

@@ -41,7 +41,7 @@ class Gallery:
 
 def encode_motions(paths: Sequence[Path], lamp: LoadedLaMP, spec: DatasetSpec, up: str | None = None,
                    trusted: bool = False) -> Gallery:
-    """Encode motion files to a gallery. ``up`` and ``trusted`` are passed to ``read_motion``.
+    """Encode motion files as a gallery. ``up`` and ``trusted`` are passed to ``read_motion``.
 
     Raises ``InputError`` for an unreadable file.
     """
@@ -54,8 +54,8 @@ def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path 
     """Encode all motions in ``folder`` and its subfolders, reusing cached embeddings.
 
     ``cache`` (by default ``<folder>.gallery.pt``) stores the embeddings of each file. Only new and changed files are
-    encoded, unless LaMP or ``up`` (see ``read_motion``) has changed. Files without a motion are reported and skipped.
-    Raises ``InputError`` if no motion is left.
+    encoded, unless LaMP or ``up`` (see ``read_motion``) has changed. Unreadable files are reported and skipped. Raises
+    ``InputError`` if there is no readable motion.
     """
     cache = cache or folder.absolute().with_name(f"{folder.absolute().name}{CACHE_SUFFIX}")
     paths = motion_files(folder)
@@ -79,14 +79,14 @@ def open_gallery(folder: Path, lamp: LoadedLaMP, spec: DatasetSpec, cache: Path 
         print(f"{len(motions)} of {len(stamps)} motions encoded, cached in {cache}")
     broken = [fresh[name]["error"] for name in stamps if "error" in fresh[name]]
     if broken:
-        print(f"skipped {len(broken)} files without a motion, such as {broken[0]}")
+        print(f"skipped {len(broken)} files without a readable motion; the first: {broken[0]}")
     if len(broken) == len(stamps):
         raise InputError(f"{folder} contains no readable motion: {broken[0]}")
     return Gallery.of([(folder / name, fresh[name]) for name in stamps if "error" not in fresh[name]])
 
 
 def _stamp(path: Path) -> list[int]:
-    """Return sizes and modification times of the files from which a motion is read."""
+    """Return the sizes and modification times of the files that contain a motion."""
     files = [path]
     if path.suffix.lower() == ".amc":
         with suppress(ValueError):  # files without a skeleton are skipped
@@ -117,7 +117,7 @@ def _write(cache: Path, key: str, motions: dict[str, dict[str, Any]]) -> None:
 
 
 def _read(cache: Path, key: str) -> dict[str, dict[str, Any]]:
-    """Read a cache written by ``_write``. Returns {} if it is missing or belongs to another LaMP model."""
+    """Read a cache written by ``_write``. Returns {} if it is missing, damaged or has a different ``key``."""
     if not cache.is_file():
         return {}
     try:
