@@ -85,8 +85,8 @@ def add_api(desk: Desk) -> None:
     def v1_caption(motion: dict | str, request: gr.Request, count: int = 1) -> dict:
         """Caption a motion. Returns captions with their times.
 
-        motion: the id of a generated motion, or a source (an ask, or the result of v1_source). count: captions per part
-        of a long motion.
+        motion: the id of a generated motion, or a source: an ask, or the "source" that v1_source returns. count: number
+        of captions per part of a long motion.
         """
 
         def work(owner: str) -> dict:

@@ -1,6 +1,6 @@
 """Validated requests. Equal requests give equal motions.
 
-Error messages have one line and can be shown to users.
+Each error message is a single line that can be shown to users.
 """
 import argparse
 import json
@@ -85,7 +85,7 @@ class Ask:
     prompt: str = ""
     seconds: float | None = None         # length; None: chosen by the model
     sections: str = ""                   # as in edit_t2m.py
-    source: Mapping[str, Any] | None = None  # of an edit: another request, or an upload {"upload": name, "room": id}
+    source: Mapping[str, Any] | None = None  # motion to edit: a request, or an upload {"upload": name, "room": id}
     blocks: tuple[Block, ...] = ()
     upper: tuple[Block, ...] = ()
     waypoints: tuple[Waypoint, ...] = ()
@@ -122,7 +122,7 @@ class Ask:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> "Ask":
-        """Parse a URL query made by ``query``. Raises ``InputError`` if it is invalid."""
+        """Parse a URL query string created by ``query``. Raises ``InputError`` if it is invalid."""
         texts, names = ("prompt", "sections"), {field.name for field in fields(cls)}
         record: dict[str, Any] = {"seed": 0, "guidance": 4.0}
         for name, value in query.items():
@@ -225,7 +225,10 @@ def checked_formats(formats: Any) -> list[str]:
 
 
 def checked_text(text: Any, letters: int, what: str, words: bool = True) -> str:
-    """Strip and return the text. Raises ``InputError`` if it is not valid text, has no words or is too long."""
+    """Strip and return the text. Raises ``InputError`` if it is not valid text or is too long.
+
+    If ``words`` is True, a text without words is also an error.
+    """
     text = "" if text is None else text
     if not isinstance(text, str) or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise InputError(f"{what} must be text, not {ascii(text)[:40]}")
@@ -255,7 +258,10 @@ def checked_count(value: Any, high: int, what: str, low: int = 1) -> int:
 
 
 def read_upload(upload: str | None, spec: DatasetSpec) -> tuple[str, np.ndarray, list[str]]:
-    """Read an uploaded motion. Returns its name, features (T, d), and notes on conversions such as rotated axes."""
+    """Read an uploaded motion. Returns its name, features (T, d), and notes on conversions such as rotated axes.
+
+    Raises ``InputError`` if the file has expired, is too large or too long, or is not a motion.
+    """
     if upload is None:
         raise InputError("upload a motion, or choose a generated one")
     path = Path(upload)
@@ -275,7 +281,7 @@ def read_upload(upload: str | None, spec: DatasetSpec) -> tuple[str, np.ndarray,
 
 
 def parse_parts(sections: str, frames: int, unit: int, text: str, fps: float) -> list[TimelinePart]:
-    """Parse the parts of a motion to regenerate, given as fractions or tokens as in ``edit_t2m.py``."""
+    """Parse the parts of a motion to regenerate, given in fractions or tokens, as in ``edit_t2m.py``."""
     words = (sections or "").split()
     if not 1 <= len(words) <= LIMITS.sections:
         raise InputError(f"name 1 to {LIMITS.sections} parts, such as 0.3,0.6")

@@ -59,7 +59,7 @@ class Desk:
 
     def on(self, events: Sequence[Callable[..., Any]], work: Work, inputs: Sequence[Any], outputs: Sequence[Any],
            stage: Any, fault: Any, cancel: gr.Button | None = None) -> Any:
-        """Run ``work`` as a job when one of ``events`` is triggered."""
+        """Register ``work`` to run as a job when one of ``events`` fires."""
 
         def handle(request: gr.Request, progress: gr.Progress = PROGRESS, *given: Any) -> Update:
             found = self._handled(request, lambda: work(self.guests.owner(request), *given), fault, progress)
@@ -72,7 +72,7 @@ class Desk:
 
     def on_button(self, part: gr.HTML, works: dict[str, Work], inputs: Sequence[Any], outputs: Sequence[Any],
                   stage: Any, fault: Any) -> Any:
-        """Run a job when a button in ``part`` is pressed.
+        """Register jobs that run when a button in ``part`` is pressed.
 
         The button's action selects one of ``works``, which receives the button's id after the owner.
         """
@@ -123,11 +123,11 @@ class Desk:
 
     @property
     def offered(self) -> list[Any]:
-        """Components that ``offers`` updates."""
+        """Components updated by ``offers``."""
         return [self.past, *self.choices]
 
     def source(self, owner: str, origin: str, upload: str | None, chosen: str | None) -> SourceMotion:
-        """Load the selected motion: an upload or a generated one, depending on ``origin``."""
+        """Load the selected motion: an upload or, depending on ``origin``, a generated or gallery motion."""
         if origin == UPLOADED:
             return self.workshop.source(upload, None)
         if chosen and chosen.startswith(FOUND):
@@ -135,7 +135,7 @@ class Desk:
         return self.workshop.source(None, self.take(owner, chosen))
 
     def source_inputs(self, label: str) -> list[Any]:
-        """Create the inputs that select a motion: an upload, or one generated before."""
+        """Create the inputs that select a motion: an upload, or a previously generated one."""
         origin = gr.Radio([UPLOADED, MADE_HERE], value=UPLOADED, label=label)
         # Accepts any file, so that invalid files are reported instead of ignored.
         upload = gr.File(label=".npy or .bvh", height=160)
@@ -167,13 +167,13 @@ class Desk:
         self.jobs.cancel(str(request.session_hash))
 
     def cancel(self) -> gr.Button:
-        """Create a button that cancels the jobs of this browser tab. It is hidden if there are none."""
+        """Create a button that cancels the jobs of this browser tab. It is hidden while there are none."""
         button = gr.Button("Cancel", visible=False)
         button.click(self.leave, None, None, queue=False, api_visibility="private")
         return button
 
     def stage(self, empty: str) -> tuple[gr.HTML, gr.HTML]:
-        """Create the area for errors and results."""
+        """Create the area for errors and results. ``empty`` is shown until there are results."""
         with gr.Column(scale=5, min_width=340):
             return results(classes=["faults"]), results(EMPTY.format(empty))
 

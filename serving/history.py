@@ -102,7 +102,7 @@ class History:
         raise InputError("upload a motion, or choose a generated one")
 
     def search(self, owner: str, words: str | None) -> list[Take]:
-        """Return the motions whose prompt, seed or settings contain all words."""
+        """Return the motions whose prompt, seed, length and guidance together contain all ``words``."""
         wanted = (words or "").lower().split()
         return [take for take in self.of(owner)
                 if all(word in f"{take.ask.title} {take.about}".lower() for word in wanted)]
@@ -117,7 +117,7 @@ class History:
 
 
 def manifest(takes: Sequence[Take], names: Mapping[str, str], models: Models, sampling: Sampling) -> str:
-    """Return the content of motions.json. ``names`` maps motion ids to file names."""
+    """Return the content of motions.json. ``names`` maps motion ids to file names without suffix."""
     return json.dumps({
         "version": VERSION, "models": models.names, "fingerprint": models.fingerprint, "dataset_name": models.spec.name,
         "motions": [described(take, models, sampling) | {
@@ -134,7 +134,7 @@ def described(take: Take, models: Models, sampling: Sampling) -> dict[str, Any]:
 
 
 def command(take: Take, name: str, models: Models, sampling: Sampling) -> str | None:
-    """Return a command line that reproduces the motion, or None for timelines and constraints."""
+    """Return a command line that reproduces the motion, or None for timelines and motions with constraints."""
     ask, own = take.ask, asdict(models.pipeline.sampling)
     if ask.blocks or ask.constraints:
         return None

@@ -1,4 +1,4 @@
-"""Job queue: runs one job at a time, limits jobs per visitor, and supports progress and cancelling."""
+"""Job queue: runs one job at a time, limits jobs per visitor, reports progress, and supports cancellation."""
 import threading
 import time
 from collections import defaultdict, deque
@@ -10,12 +10,12 @@ from utils import InputError
 from utils.runtime import listening
 
 T = TypeVar("T")
-Report = Callable[[str, int, int], None]  # name of the loop, finished steps, all steps
+Report = Callable[[str, int, int], None]  # name of the loop, number of finished steps, total number of steps
 MINUTE = 60.0
 
 
 class Cancelled(InputError):
-    """Raised if the job was cancelled or its visitor has left."""
+    """Raised in a job that was cancelled, or whose visitor has left."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RateLimit:
 
 
 class Jobs:
-    """Queue that runs one job at a time, because there is one copy of the models.
+    """Queue that runs one job at a time, because there is only one copy of the models.
 
     Args:
         most: maximum number of waiting and running jobs.
@@ -79,8 +79,8 @@ class Jobs:
     def run(self, visitor: Visitor, work: Callable[[], T], report: Report = lambda *_: None) -> T:
         """Wait for earlier jobs, run ``work`` in this thread, and return its result.
 
-        ``report`` receives the number of earlier jobs, then the steps of ``utils.runtime``. Raises ``InputError`` if
-        the queue is full, and ``Cancelled`` if the job is cancelled.
+        ``report`` receives the number of earlier jobs, then the steps reported by ``utils.runtime.report_step``. Raises
+        ``InputError`` if the queue is full or the visitor exceeds a limit, and ``Cancelled`` if the job is cancelled.
         """
         job = self._enter(visitor)
 

@@ -119,18 +119,18 @@ class Layout(Desk):
         self._edits(self.past, self.past_fault)
 
     def ask(self, **record: Any) -> Ask:
-        """Validate the inputs and return the request."""
+        """Validate the inputs and return them as a request."""
         return Ask.read({name: value for name, value in record.items() if value is not None})
 
     def _show(self, view: gr.HTML, owner: str, made: Sequence[Take], beside: Sequence[Take] = ()) -> Update:
-        """Return updates that show motions in ``view``, new ones last."""
+        """Return updates that show motions in ``view``: those to compare with (``beside``), then the new ones."""
         takes = [*beside, *made]
         offers = self.made(owner, made) if made else self.offers(owner, takes[-1].id)
         displayed = {self.table: [take.id for take in takes]} if view is self.view else {}
         return {view: stage_of(takes)} | displayed | offers
 
     def _keeps(self, view: gr.HTML, fault: gr.HTML) -> None:
-        """Handle the buttons of the motions in ``view``, which keep one or open it in the edit tab."""
+        """Handle the buttons of the motions in ``view`` that keep a motion or open it in the edit tab."""
 
         def keep(owner: str, identity: str) -> Update:
             self.history.keep(owner, identity)
@@ -141,7 +141,7 @@ class Layout(Desk):
         self._edits(view, fault)
 
     def _arrive(self, request: gr.Request, progress: gr.Progress = PROGRESS) -> Update:
-        """Show the motion of a permalink, the latest motion of the history, or the example."""
+        """Show the motion of the permalink if there is one, else the latest motion of the history, else the example."""
         owner, query = self.guests.owner(request), dict(request.query_params)
         latest = self.history.of(owner)[:1]
 

@@ -43,7 +43,7 @@ class Models:
 
 
 def load_models(opt: argparse.Namespace) -> Models:
-    """Load the models named in the options of ``app.py``, and bundled models where none is named.
+    """Load the models named in the options of ``app.py``, and bundled models for those that are not named.
 
     Raises ``InputError`` if a named model is missing, a model cannot be used, or the gallery cannot be read.
     """

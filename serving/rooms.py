@@ -18,7 +18,7 @@ class Rooms:
     """Folders for results and uploads in ``root``. They are deleted ``keep_seconds`` after their last change.
 
     If results or uploads exceed ``keep_bytes``, the oldest folders are deleted earlier. If ``keep_seconds`` is None,
-    results do not expire.
+    folders do not expire.
     """
 
     def __init__(self, root: Path, keep_seconds: float | None, keep_bytes: int = KEEP_BYTES,
@@ -29,7 +29,7 @@ class Rooms:
             folder.mkdir(parents=True, exist_ok=True)
 
     def new(self) -> Path:
-        """Delete expired folders and create a new one."""
+        """Delete expired folders, then create and return a new folder for results."""
         self.sweep()
         folder = self.made / secrets.token_urlsafe(16)
         folder.mkdir()
@@ -57,7 +57,7 @@ class Rooms:
 
 
 def sweep_leftovers(folder: Path) -> int:
-    """Delete temporary folders of crashed apps in ``folder``. Returns their number."""
+    """Delete the temporary folders in ``folder`` that crashed apps have left. Returns their number."""
     swept = 0
     for left in folder.glob(f"{PREFIX}*"):
         with suppress(Timeout, OSError):

@@ -63,9 +63,9 @@ def serve(opt: argparse.Namespace) -> None:
 
 
 def root_of(opt: argparse.Namespace, stack: ExitStack) -> tuple[Path, float | None]:
-    """Create and lock the folder for all files. Returns it and the number of seconds to keep files.
+    """Create and lock the folder for all files. Returns it and the number of seconds to keep files (None: no limit).
 
-    The lock is released when ``stack`` is closed.
+    The lock is released when ``stack`` is closed. Raises ``InputError`` if the folder cannot be created or is in use.
     """
     if opt.keep:
         folder = Path(opt.keep)
@@ -85,7 +85,7 @@ def root_of(opt: argparse.Namespace, stack: ExitStack) -> tuple[Path, float | No
 
 
 def open_page(workshop: Workshop, opt: argparse.Namespace) -> "Blocks":
-    """Start the server in background threads. Raises ``InputError`` if the address is not available."""
+    """Start the server in background threads. Raises ``InputError`` if it does not answer at its address."""
     # Read by Gradio on import and for uploads: disable telemetry and set the upload folder.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
                    "GRADIO_TEMP_DIR": str(workshop.rooms.uploads)}
@@ -147,7 +147,7 @@ def lender(rooms: Rooms) -> "Callable[[Request], Awaitable[Response]]":
 
 
 def packer(workshop: Workshop) -> "Callable[[Request], Awaitable[Response]]":
-    """Return the request handler for .zip archives. Motion ids are joined by "+"."""
+    """Return the request handler for .zip archives. In the URL, motion ids are joined by "+"."""
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import PlainTextResponse, Response
 

@@ -19,7 +19,7 @@ ON_LOAD = "lamp.results(element, trigger, watch, props)"
 
 @dataclass(frozen=True)
 class Card:
-    """An entry in a list of motions. ``buttons`` are pairs of action and label."""
+    """An entry in a list of motions. ``buttons`` are (action, label) pairs."""
 
     identity: str
     title: str
@@ -33,7 +33,7 @@ def theme() -> gr.themes.Base:
     letters = ["ui-sans-serif", "system-ui", "sans-serif"]
     default = gr.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", radius_size="lg",
                                 font=letters, font_mono=["ui-monospace", "Consolas", "monospace"])
-    # The contrast of the default colours of these is too low: below 4.5 for text, below 3 for checkboxes.
+    # The default colours of these elements have too little contrast: below 4.5 for text, below 3 for checkboxes.
     return default.set(
         body_text_color_subdued="*neutral_600", color_accent="*primary_600", input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_400", button_primary_background_fill="*primary_600",
@@ -42,7 +42,7 @@ def theme() -> gr.themes.Base:
 
 
 def results(value: str = "", classes: Sequence[str] = ()) -> gr.HTML:
-    """Create a component for HTML from this module. Its buttons trigger ``select`` with ``action`` and ``id``."""
+    """Create a component for HTML from this module. Its buttons trigger ``select`` with their action and id."""
     return gr.HTML(value, js_on_load=ON_LOAD, elem_classes=list(classes))
 
 
@@ -78,7 +78,7 @@ def _take(take: Take, several: bool) -> str:
 
 
 def page_of(shown: Shown) -> str:
-    """Return HTML with a page of existing motions."""
+    """Return HTML that embeds a page of existing motions."""
     page = f"{ADDRESS}/{shown.room.name}/{PAGE}"
     return (f'<div class="summary"><span class="said">{html.escape(shown.said)}</span>'
             f'<a href="{page}" target="_blank">New tab</a></div><div class="stage">{FRAME.format(page)}</div>')

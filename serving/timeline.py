@@ -24,25 +24,25 @@ class Outcome:
     """A generated motion."""
 
     joints: np.ndarray  # (T, J, 3) metres
-    parts: tuple[tuple[int, str], ...] = ()
-    remade: tuple[tuple[int, int], ...] = ()
+    parts: tuple[tuple[int, str], ...] = ()   # first frame and prompt of each block
+    remade: tuple[tuple[int, int], ...] = ()  # first and last frame of regenerated parts
     marks: tuple[Mark, ...] = ()
     remarks: tuple[str, ...] = ()
-    pinned: np.ndarray | None = None  # (T, J) as in ``write_motion``
+    pinned: np.ndarray | None = None  # (T, J) bool, joints that foot locking does not move, see ``write_motion``
 
     @classmethod
     def of(cls, made: Directed, parts: tuple[tuple[int, str], ...] = (),
            remade: tuple[tuple[int, int], ...] = ()) -> "Outcome":
-        """Create from a motion with constraints. Unmet constraints are listed in ``remarks``."""
+        """Create an outcome from a motion with constraints. ``remarks`` lists unmet constraints."""
         return cls(made.joints, parts, remade, marks_of(made.constraints, made.joints),
                    tuple(line for line in made.report() if line.endswith(NOT_MET)), made.pinned)
 
 
 def make_timeline(editor: MotionEditor, ask: Ask, spec: DatasetSpec, sampling: Sampling) -> Outcome:
-    """Generate a timeline.
+    """Generate the motion of a timeline.
 
-    Without waypoints, a regenerated block does not change the frames before it. Frames after it keep their movement
-    relative to the new end of the block.
+    Without waypoints and constraints, regenerating a block does not change the frames before it. Frames after it keep
+    their movement relative to the new end of the block.
     """
     pipeline, tokens = editor.pipeline, [_tokens(block, spec, editor) for block in ask.blocks]
     _check(ask, tokens)
@@ -65,7 +65,7 @@ def make_timeline(editor: MotionEditor, ask: Ask, spec: DatasetSpec, sampling: S
 
 
 def make_directed(editor: MotionEditor, ask: Ask, frames: int, spec: DatasetSpec, sampling: Sampling) -> Outcome:
-    """Generate the motion of a prompt with constraints, as ``gen_t2m.py --constraints`` does."""
+    """Generate a motion from a prompt and constraints, as ``gen_t2m.py --constraints`` does."""
     pipeline, entries, stretch = editor.pipeline, constraints_of(ask, spec), Stretch(0, frames, spec.fps)
     check_placed([(entries, stretch)], spec)
 

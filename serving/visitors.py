@@ -91,7 +91,7 @@ class Doorkeeper:
 
 
 def same_origin(headers: Mapping[str, str]) -> bool:
-    """Return whether a request comes from the app or from a program, which sends no ``Origin`` header.
+    """Return whether a request comes from the app, or from a program (which sends no ``Origin`` header).
 
     Header names are in lower case.
     """

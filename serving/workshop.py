@@ -1,6 +1,6 @@
 """Generate, edit, caption and search motions for the app.
 
-Methods validate their input and raise ``InputError`` with a one-line message for users.
+Methods validate their input. They raise an ``InputError`` with a one-line message for the user if it is invalid.
 """
 import io
 import json
@@ -68,12 +68,12 @@ class SourceMotion:
 
     name: str
     features: np.ndarray
-    record: dict | None  # as ``Ask.source``; None: it was uploaded
+    record: dict | None  # as ``Ask.source``; None: from an upload or the gallery
     remarks: tuple[str, ...] = ()
 
     @property
     def clips(self) -> list[np.ndarray]:
-        """The motion, in parts if it is long."""
+        """The motion, split into parts if it is long."""
         return [self.features[part.start:part.end] for part in parts_of([self.features])]
 
 
@@ -90,7 +90,7 @@ class Workshop:
         """Generate ``count`` motions with consecutive seeds and write their files and pages.
 
         ``source`` is the motion to edit, by default the source in ``ask``. ``model`` is the fingerprint of the models
-        that generated the motion before; a note is added if it differs.
+        that originally generated the motion; a note is added if the current models differ.
         """
         count = checked_count(count, LIMITS.samples, "the number of samples")
         formats = checked_formats(formats)
@@ -159,7 +159,10 @@ class Workshop:
         return SourceMotion(source["upload"], np.load(path), dict(source))
 
     def stored(self, source: SourceMotion) -> SourceMotion:
-        """Store an uploaded motion in a new folder, so that a request can refer to it."""
+        """Store a motion from an upload or the gallery in a new folder, so that a request can refer to it.
+
+        Motions with a ``record`` are returned unchanged.
+        """
         if source.record is not None:
             return source
         room = self.rooms.new()
@@ -178,7 +181,7 @@ class Workshop:
         return SourceMotion(take.ask.title, read_motion(path, self.spec, trusted=True), take.ask.record())
 
     def refreshed(self, take: Take) -> Take:
-        """Return a motion of the history. Its files are regenerated if they have expired."""
+        """Return a motion of the history. If its files have expired, it is regenerated and has a new id."""
         if self.rooms.find(take.id, PAGE) is not None:
             return take
         again = self.make(take.ask, formats=take.formats)[0]
@@ -196,7 +199,7 @@ class Workshop:
         return SourceMotion(caption, features, None), Shown(room, f"“{caption}”: {len(features) / self.spec.fps:.1f} s")
 
     def caption(self, source: SourceMotion, count: float, drawn: bool, seed: float) -> Shown:
-        """Caption a motion, in parts if it is long. The page plays the best caption of each part; the table has all."""
+        """Caption a motion, in parts if it is long. The page shows the best caption of each part; the table has all."""
         captioner = self.models.captioner
         if captioner is None:
             raise InputError(f"there is no captioning model: neither --m2t_name nor the bundled {BUNDLED_CAPTIONER}")
@@ -240,7 +243,7 @@ class Workshop:
         return sentences(said, remarks(words, lamp.text_encoder("query"))), hits
 
     def _searched(self, lamp: LoadedLaMP, takes: Sequence[Take] | None) -> tuple[dict[Path, Take], Gallery]:
-        """Return the takes by path, and the encoded motions to search."""
+        """Return the takes, keyed by path, and the encoded motions to search."""
         if takes is None:
             return {}, self._open_gallery()
         paths = {self.rooms.find(take.id, f"{take.ask.stem}.npy"): take for take in takes}
@@ -251,7 +254,7 @@ class Workshop:
 
     def _open_gallery(self) -> Gallery:
         models = self.models
-        if models.gallery is None:  # a gallery has a model for search
+        if models.gallery is None:  # with a gallery, there is always a LaMP model
             raise InputError("there is no gallery (--gallery); search the generated motions")
         return open_gallery(models.gallery, models.lamp, self.spec, models.cache)
 
@@ -276,7 +279,7 @@ class Workshop:
         return take
 
     def archive(self, ids: Sequence[str]) -> tuple[str, bytes]:
-        """Create a .zip with the files of motions and a ``motions.json`` that reproduces them.
+        """Create a .zip with the files of up to ``ZIPPED`` motions, and a ``motions.json`` to reproduce them.
 
         Returns its name and content. Raises ``InputError`` if the files have expired.
         """
