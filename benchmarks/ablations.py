@@ -3,10 +3,10 @@
     python benchmarks/ablations.py --data_root DATA                     under an hour on one CPU core
     python benchmarks/ablations.py --data_root DATA --steps 20000 --lamp_steps 5000 --width 384 --layers 6 --gpu_id 0
 
-DATA is openmotion without mirrored clips, and WORK is the folder --work. All runs use the tokenizer --vq_name, and all
-token transformers the LaMP model --lamp_name. Both are names of bundled models or of folders in WORK/t2m. The
-table has validation scores as mean and standard deviation over seeds. Repeat the command to resume. The CLIP row needs
-CLIP's weights, from the Hugging Face hub or in WORK/clip-vit-base-patch32.
+DATA is openmotion without mirrored clips, and WORK is the folder --work. All runs use the tokenizer --vq_name;
+all token transformers also use the LaMP model --lamp_name. Both are names of bundled models or of folders in WORK/t2m.
+The table contains validation scores as mean and standard deviation over seeds. Repeat the command to resume. The CLIP
+row needs CLIP's weights, from the Hugging Face hub or in WORK/clip-vit-base-patch32.
 """
 import argparse
 import re
@@ -58,7 +58,7 @@ GROUPS = tuple(dict.fromkeys(run.group for run in ROWS))
 
 
 def command(run: Run, opt: object, seed: int) -> list[str]:
-    """Return the command line that trains one row with one seed, except ``--name``."""
+    """Return the command line, without ``--name``, that trains the model of a table row with ``seed``."""
     steps = opt.lamp_steps if run in OBJECTIVES else opt.steps
     common = ["--data_root", opt.data_root, "--checkpoints_dir", opt.work, "--seed", seed, "--total_iter", steps,
               "--max_epoch", 10**6, "--eval_every_e", 10**6, "--log_every", 10**6, "--save_latest", 1 + steps // 4,
@@ -75,7 +75,7 @@ def command(run: Run, opt: object, seed: int) -> list[str]:
 
 
 def train(run: Run, opt: object, seed: int) -> dict[str, float]:
-    """Train a row with a seed, or resume it. Returns the final validation scores.
+    """Train the model of a table row with ``seed``, or resume its run. Returns the final validation scores.
 
     Rows with the same flags share a run, whose name contains a hash of its command.
     """
@@ -119,7 +119,7 @@ def small_bert(opt: object) -> None:
 
 
 def clip_is_there(work: Path) -> bool:
-    """Return whether CLIP's weights are in ``work`` or on the Hugging Face hub. Prints the reason if not."""
+    """Look for CLIP in ``work``, else download it. Returns False and prints the reason if CLIP is not available."""
     folder = work / Path(CLIP_NAME).name
     try:
         model_folder(folder if folder.is_dir() else CLIP_NAME, "CLIP", CLIP_FILES)
@@ -161,7 +161,8 @@ def main() -> None:
     parser.add_argument("--lamp_steps", type=positive_int, default=200, help="training steps of LaMP models")
     parser.add_argument("--width", type=positive_int, default=128, help="width of every model")
     parser.add_argument("--layers", type=positive_int, default=3, help="layers of every model")
-    parser.add_argument("--seeds", type=natural, nargs="+", default=[1, 2, 3], help="one run per row and seed")
+    parser.add_argument("--seeds", type=natural, nargs="+", default=[1, 2, 3],
+                        help="seeds; each row is trained once per seed")
     parser.add_argument("--vq_name", default="vq_demo", help="tokenizer of all runs")
     parser.add_argument("--lamp_name", default="lamp_demo", help="LaMP model of the token transformers")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="groups of rows to run")

@@ -3,7 +3,7 @@
     python benchmarks/check_calibration.py OPENMOTION [OPENMOTION2 ...] [--out FILE.json]
     python benchmarks/check_calibration.py OPENMOTION --joints PREPARED/new_joints
 
-OPENMOTION is a folder in the openmotion format: ``index.json`` has the contents and captions, and the shards have the
+OPENMOTION is a folder in the openmotion format: ``index.json`` contains the contents and captions, and the shards the
 joints of all clips. ``--joints`` reads joints from another folder instead, for example after retargeting. Every clip is
 used twice, the second time mirrored and with left and right swapped in its texts. ``TRUTHS`` defines for which clips a
 check should pass, should fail, or may do either, such as turns in a dance; clips of the third kind are not counted. A
@@ -51,7 +51,7 @@ class Truth:
     """Regular expressions that decide for which clips a check must pass, must fail, or may do either."""
 
     contents: str = NOTHING     # uncut clips whose full label matches must pass
-    said: str = NOTHING         # must pass if found in ``NAMED`` of the captions; either if found in fewer
+    said: str = NOTHING         # must pass if found in at least ``NAMED`` of the captions; either if in fewer
     either: str = NOTHING       # either answer is correct if the full label matches
     mentioned: str = NOTHING    # either answer is correct if found in a caption
     no: str = ".*"              # other clips whose full label matches must fail
@@ -228,7 +228,7 @@ TRUTHS = {
 
 # Contents performed with the right side in the recordings, although their names do not mention it.
 RIGHT_SIDED = frozenset(("bye", "drink", "guide", "kick", "punch-low", "scoop", "soccer-kick", "wash-window"))
-# Captions of raised and waving hands, written from measurements, mention hands above the head.
+# For raised and waving hands, captions are written from measurements and mention hands above the head.
 OVERHEAD = re.compile("overhead|(above|over) the head|in the air")
 
 PART = "-part"

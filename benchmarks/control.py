@@ -9,14 +9,14 @@ densities; ``--every_joint`` uses all joints of every clip.
 - ``trajectory50`` (``20``): percentage of motions with a constrained frame that is off by more than 50 (20) cm.
 - ``location50``: percentage of constrained frames that are off by more than 50 cm.
 - ``average``, ``locked``: mean error in cm, before and after foot locking.
-- ``R3``: probability in per cent that a motion's own caption is among the 3 nearest of 32 captions, the others random.
+- ``R3``: probability in per cent that a motion's own caption is among the 3 nearest of 32 captions, 31 of them random.
 - ``change``: mean difference of ``R3`` from the same captions and seeds without constraints; ``interval``: half of its
   95 % confidence interval over clips.
 - ``fid``: FID against the same clips. ``skating``: m/s after foot locking. ``jerk``: m/s^3.
-- ``seconds``, ``longest``: median and largest time of a motion.
+- ``seconds``, ``longest``: median and maximum time to generate a motion.
 
 Rows named ``without`` use the same captions and seeds but no constraints, so their errors are at chance level. Rows
-named ``true`` are the real clips.
+named ``true`` contain the real clips.
 """
 import argparse
 import json
@@ -111,7 +111,7 @@ def measure(made: Directed, seconds: float, frames: np.ndarray, joint: str, trut
 
 
 def clip_rows(director: Director, clip: int, pair: Pair, spec: DatasetSpec, args: argparse.Namespace) -> list[Measured]:
-    """Generate motions from a clip's caption, with and without constraints, and measure them."""
+    """Generate motions from a clip's caption, with and without constraints. Measure them and the clip itself."""
     length = len(pair.features) // director.pipeline.unit * director.pipeline.unit
     truth = spec.metres * features_to_joints(torch.from_numpy(pair.features[:length]), spec.skeleton).numpy()
     seed, text = stream_seed(args.seed, clip), pair.captions[0]
@@ -140,7 +140,7 @@ def clip_rows(director: Director, clip: int, pair: Pair, spec: DatasetSpec, args
 def precision(text: np.ndarray, motions: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the R-precision (n,), in per cent, of motion embeddings (n, e) and their ``text`` embeddings (n, e).
 
-    This is the expected value over random distractors: ``BATCH`` - 1 of the embeddings ``others`` (m, e).
+    The value is the expectation over random sets of ``BATCH`` - 1 distractors from ``others`` (m, e).
     """
     own = pair_distances(text, motions)[:, None]
     nearer = (euclidean_distances(motions, others) < own - 1e-6).sum(1)  # excludes equal captions

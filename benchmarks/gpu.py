@@ -1,6 +1,6 @@
 """Measure seconds per prompt, training samples per second and peak memory on a GPU, and write them as JSON.
 
-Networks of published size have random weights; for generation, bundled models are loaded. Rows are measured in order
+Networks have random weights, except that the bundled models are loaded for generation. Rows are measured in order
 until the time budget is used up. The remaining rows are listed as skipped, and failed rows with their error.
 """
 import json

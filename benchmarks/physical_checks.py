@@ -1,4 +1,4 @@
-"""Boolean checks of a motion by name (``CHECKS``), and signed measures that distinguish left from right (``SIDES``).
+"""Named boolean checks of a motion (``CHECKS``), and signed measures that distinguish left from right (``SIDES``).
 
 Both take joints (T, 22, 3) as ``physical_measures`` does. Thresholds were chosen on motion capture;
 ``check_calibration.py`` measures how often each check passes on clips of its own content and on other clips.
@@ -62,14 +62,14 @@ STAY_DISTANCE = 0.6     # m, maximum from the start when staying in place
 STILL_DISTANCE = 0.3    # m, maximum from the start when standing still
 STILL_HEIGHT = 0.15     # m, maximum vertical pelvis movement when standing still
 STILL_SHARE = 0.75      # minimum fraction of quiet frames when standing still
-STILL_RAISED = 1.0      # s, maximum with a hand up when standing still
+STILL_RAISED = 1.0      # s, maximum time with a hand up when standing still
 TURN = 45.0             # degrees
 ABOUT_TURN = 120.0      # degrees; more than 240 is a circle
 CIRCLE = 240.0          # degrees in one direction
 CIRCLE_PATH = 1.5       # m, minimum path length
 RAISED_TIME = 0.5       # s
 OVERHEAD_TIME = 0.25    # s
-ORDER_TIME = 0.5        # s, minimum between raising one hand and the other
+ORDER_TIME = 0.5        # s, minimum time between raising one hand and the other
 SWINGS = 3              # turning points; raising and lowering an arm has at most two
 STROKES = 4             # turning points of a broom or a cloth
 BOW_PITCH = 20.0        # degrees, minimum forward bend since the first frame
@@ -102,9 +102,9 @@ THROW_FRAMES = 8            # maximum frames between drawing the hand back and i
 JACK_FEET, JACK_HANDS = 0.2, 0.3    # m, minimum movement of feet and hands
 BROOM_STROKE = 0.12         # m, minimum movement of both hands together
 WIPE_STROKE = 0.08          # m, minimum movement of a hand
-SPREAD_OUT, SPREAD_DOWN = 0.4, 0.9  # arm lengths: minimum outward, and maximum up or down, of the wrist
+SPREAD_OUT, SPREAD_DOWN = 0.4, 0.9  # arm lengths, minimum outward and maximum vertical offset of the wrist
 MOUTH = (0.12, 0.0, 0.0)    # m (forward, left, up) of the mouth from the base of the skull
-AT_MOUTH = 0.16             # m, maximum between wrist and mouth
+AT_MOUTH = 0.16             # m, maximum distance between wrist and mouth
 
 
 def _arm(joints: np.ndarray, side: int) -> tuple[np.ndarray, float]:
@@ -119,7 +119,7 @@ def _arm(joints: np.ndarray, side: int) -> tuple[np.ndarray, float]:
 
 
 def punch_speeds(joints: np.ndarray) -> tuple[float, float]:
-    """Return the highest speed (m/s) of the (left, right) fist leaving the guard for shoulder height, or 0."""
+    """Return the highest speed (m/s) of a punch from the guard with the (left, right) fist, or 0 without punches."""
     def fastest(side: int) -> float:
         wrist, length = _arm(joints, side)
         reach = np.linalg.norm(wrist, axis=-1)
@@ -134,7 +134,7 @@ def punch_speeds(joints: np.ndarray) -> tuple[float, float]:
 
 
 def throw_speed(joints: np.ndarray) -> float:
-    """Return the highest forward speed in m/s of a hand drawn back behind its shoulder. Hanging arms do not count."""
+    """Return the highest forward speed (m/s) of a hand just drawn back behind its shoulder, not of a hanging arm."""
     best = 0.0
     for side in range(2):
         wrist, length = _arm(joints, side)
@@ -146,7 +146,7 @@ def throw_speed(joints: np.ndarray) -> float:
 
 
 def jack_swings(joints: np.ndarray) -> int:
-    """Count the swings of both the feet (sideways) and the hands (vertically), as in jumping jacks."""
+    """Return the number of sideways swings of the feet or vertical swings of the hands, whichever is smaller."""
     feet = body_frame(joints, ANKLES[0], ANKLES[1])[:, 1]
     return min(count_swings(feet, JACK_FEET), count_swings(wrist_height(joints).mean(1), JACK_HANDS))
 
@@ -227,7 +227,7 @@ def _steps_aside(joints: np.ndarray, sign: int) -> bool:
 
 
 def _sideways(joints: np.ndarray) -> float:
-    """Return the travel to the left in metres, relative to the heading at each step; 0 if forward travel is larger."""
+    """Return the travel to the left of the heading at each step, in metres; 0 if travel is mostly along the heading."""
     forward, left = travel(joints)
     return left if abs(left) >= abs(forward) else 0.0
 
@@ -385,9 +385,9 @@ SIDES: dict[str, Side] = {
     "travel": Side(side_travel, 0.3),      # m
     "sidestep": Side(_sideways, 0.3),      # m; unlike "travel", the body may turn, as in most real side steps
     "hand": Side(lambda joints: float(np.subtract(*wrist_height(joints).max(0))), 0.15),  # m, highest wrist positions
-    "order": Side(raise_order, 0.25),      # s between the hands going up, positive where the left one is first
-    "fist": Side(lambda joints: float(np.subtract(*punch_speeds(joints))), 0.3),  # m/s between the fastest punches
-    "foot": Side(lambda joints: float(np.subtract(*(foot.speed for foot in foot_reach(joints)))), 1.0),  # m/s, fastest
-    "hop": Side(lambda joints: float(np.subtract(*hops(joints))), 1.0),  # hops on either foot
+    "order": Side(raise_order, 0.25),      # s between raising the hands, positive if the left one is first
+    "fist": Side(lambda joints: float(np.subtract(*punch_speeds(joints))), 0.3),  # m/s, fastest punches
+    "foot": Side(lambda joints: float(np.subtract(*(foot.speed for foot in foot_reach(joints)))), 1.0),  # m/s, highest
+    "hop": Side(lambda joints: float(np.subtract(*hops(joints))), 1.0),  # number of hops
     "stand": Side(lambda joints: float(-np.subtract(*lifted_seconds(joints))), 0.5),  # s with the other foot lifted
 }

@@ -23,7 +23,7 @@ PELVIS, NECK, HEAD = (T2M.joint_names.index(name) for name in ("pelvis", "neck",
 HIPS, KNEES, ANKLES, TOES, SHOULDERS, WRISTS = map(_pair, ("hip", "knee", "ankle", "foot", "shoulder", "wrist"))
 
 STRAIGHT = 45.0          # degrees, maximum turn for which sideways travel counts
-RAISED_LEVEL = -0.10     # m above the shoulder, minimum height of a raised hand
+RAISED_LEVEL = -0.10     # m above the shoulder, minimum height of the wrist of a raised hand
 OVERHEAD_LEVEL = 0.05    # m above the head joint (base of the skull), minimum height of a hand overhead
 SWING = 0.03             # m, minimum sideways movement of a wave
 SEAT_LEG = 0.85          # leg lengths, maximum hip height when seated
@@ -96,7 +96,7 @@ def travel(joints: np.ndarray) -> tuple[float, float]:
 
 
 def side_travel(joints: np.ndarray) -> float:
-    """Return the sideways travel in metres, left positive; 0 if the body turned more than in a sidestep."""
+    """Return the sideways travel in metres, left positive; 0 if the body turned by ``STRAIGHT`` or more."""
     return travel(joints)[1] if abs(turn_angle(joints)) < STRAIGHT else 0.0
 
 
@@ -143,17 +143,17 @@ def _hands_up(up: np.ndarray) -> HandsUp:
 
 
 def hands_raised_frames(joints: np.ndarray) -> np.ndarray:
-    """Return a mask (T, 2) of frames with the (left, right) wrist at shoulder height or above."""
+    """Return a mask (T, 2) of frames with the (left, right) wrist higher than ``RAISED_LEVEL`` above its shoulder."""
     return wrist_height(joints) > RAISED_LEVEL
 
 
 def hands_raised(joints: np.ndarray) -> HandsUp:
-    """Return the longest times that the left, the right and both wrists stay at shoulder height or above."""
+    """Return the longest times that the left, the right and both hands are raised, as in ``hands_raised_frames``."""
     return _hands_up(hands_raised_frames(joints))
 
 
 def hands_overhead(joints: np.ndarray) -> HandsUp:
-    """Return the longest times that the left, the right and both wrists stay above the head."""
+    """Return the longest times that the left, the right and both wrists are higher than ``OVERHEAD_LEVEL``."""
     return _hands_up(wrist_height(joints, (HEAD,)) > OVERHEAD_LEVEL)
 
 
@@ -181,7 +181,7 @@ def swings_while(mask: np.ndarray, values: np.ndarray, least: float) -> int:
 def wave_swings(joints: np.ndarray) -> tuple[int, int]:
     """Return the largest number of sideways reversals of the (left, right) wrist while that wrist stays up.
 
-    One wave back and forth has two. Raising and lowering an arm has at most one.
+    One wave back and forth has two. Raising and lowering an arm has at most two.
     """
     up = hands_raised_frames(joints)
     left, right = (swings_while(up[:, side], body_frame(joints, WRISTS[side], SHOULDERS[side])[:, 1], SWING)
@@ -198,7 +198,10 @@ def trunk_pitch(joints: np.ndarray) -> np.ndarray:
 
 
 def leg_share(joints: np.ndarray) -> np.ndarray:
-    """Return the hip height (T,) above the standing ankle in leg lengths: about 1 when standing, 0.4 when seated."""
+    """Return the hip height (T,) above the ankle height of a standing foot, as a multiple of leg length.
+
+    It is about 1 when standing and 0.4 when seated.
+    """
     hip, knee, ankle = (joints[:, list(pair)].astype(np.float64) for pair in (HIPS, KNEES, ANKLES))
     length = (np.linalg.norm(hip - knee, axis=-1) + np.linalg.norm(knee - ankle, axis=-1)).mean()
     floor = np.percentile(ankle[..., 1].min(1), _FLOOR_SHARE)
@@ -247,12 +250,12 @@ def jump_rises(joints: np.ndarray) -> list[float]:
 # Summary
 
 def floor_level(joints: np.ndarray) -> float:
-    """Return the floor height in metres: the 5th percentile of the lowest foot joint."""
+    """Return the floor height in metres: the 5th percentile of the height of the lowest foot joint."""
     return float(np.percentile(joints[:, list(ANKLES + TOES), 1].min(1), 5))
 
 
 def turn_sweep(joints: np.ndarray) -> tuple[float, float]:
-    """Return the largest turn in degrees to the (left, right) between any two frames."""
+    """Return the largest turns (left, right), in degrees, between any two frames."""
     angle = np.degrees(heading(joints))
     return float((angle - np.minimum.accumulate(angle)).max()), float((np.maximum.accumulate(angle) - angle).max())
 
@@ -269,7 +272,7 @@ def quiet_share(joints: np.ndarray) -> float:
 
 
 def stands(joints: np.ndarray) -> np.ndarray:
-    """Return a mask (T,) of frames with straight legs."""
+    """Return a mask (T,) of frames in which the hips are at standing height."""
     return leg_share(joints) >= STANDING_LEG
 
 
@@ -310,7 +313,7 @@ def hops(joints: np.ndarray) -> tuple[int, int]:
 
 
 def kick_heights(joints: np.ndarray) -> tuple[float, float]:
-    """Return how far the (left, right) ankle rises in metres, counting frames with it in front or at the side."""
+    """Return the largest rise (m) of the (left, right) ankle above the floor while it is in front or at the side."""
     floor = np.percentile(joints[:, list(ANKLES), 1].min(1), 5)
 
     def height(ankle: int) -> float:
@@ -322,7 +325,7 @@ def kick_heights(joints: np.ndarray) -> tuple[float, float]:
 
 
 def measures(joints: np.ndarray) -> dict[str, float]:
-    """Return measures that summarise a motion by name, in metres, degrees, seconds and m/s."""
+    """Return named measures that summarise a motion, in metres, degrees, seconds and m/s."""
     forward, left = travel(joints)
     path, pitch = _ground_path(joints), trunk_pitch(joints)
     swings, feet, up = wave_swings(joints), foot_reach(joints), (wrist_height(joints) > 0).mean(0)

@@ -5,7 +5,7 @@
     python benchmarks/prompt_checks.py --seeds 3 --failures docs/failures.webp
 
 A motion passes if it passes all checks of its prompt. Confidence intervals are over the seeds. A left/right pair is
-distinguished if more than half of the motions of each prompt show the side in that prompt. With ``--data_root``,
+distinguished if more than half of the motions of each prompt show the side that the prompt names. With ``--data_root``,
 results are also split by whether the training captions contain all words of the prompt. ``check_calibration.py``
 measures the reliability of the checks.
 """
@@ -65,7 +65,7 @@ class Verdict:
 
 
 def read_prompts(path: str | Path) -> list[CheckedPrompt]:
-    """Read prompts from a JSON list. Raises ``InputError`` for an unknown check or an incomplete pair."""
+    """Read prompts from a JSON list. Raises ``InputError`` for an invalid file or pair or an unknown check."""
     try:
         prompts = [CheckedPrompt(**entry | {"checks": tuple(entry["checks"])})
                    for entry in json.loads(read_text(path, "prompts"))]
@@ -101,7 +101,7 @@ def distinguished(left: list[Verdict], right: list[Verdict]) -> bool:
 
 
 def _passed(verdicts: list[list[Verdict]]) -> dict[str, float | int | None]:
-    """Count the motions that pass and their fraction, with a confidence interval over the seeds."""
+    """Return the number and the fraction of motions that pass, with a confidence interval over the seeds."""
     passed = np.array([[verdict.passed for verdict in found] for found in verdicts], bool)  # (prompts, seeds)
     interval = Estimate.of(passed.mean(0)).interval if passed.size else None
     return {"passed": int(passed.sum()), "motions": passed.size, "share": float(passed.mean()) if passed.size else 0.0,
@@ -205,7 +205,7 @@ def joints_path(folder: Path, prompt: int, seed: int) -> Path:
 
 
 def read_motions(folder: Path, prompts: int, seeds: int) -> list[list[np.ndarray]]:
-    """Read motions by prompt and seed. Raises ``InputError`` if a file is missing or not a motion."""
+    """Read the motions of each prompt and seed. Raises ``InputError`` if a file is missing or not a motion."""
     def read(path: Path) -> np.ndarray:
         try:
             joints = np.load(path)

@@ -93,7 +93,7 @@ class StageJob:
 
 
 def stage_jobs(sizes: Sizes, device: torch.device | str = "cpu") -> Mapping[str, Callable[[int], StageJob]]:
-    """Return job factories by stage name. Each takes the batch size and builds the network when called."""
+    """Return job factories, keyed by stage name. Each takes the batch size and builds the network when called."""
     builder = _Builder(sizes, torch.device(device))
     return {"vq": builder.vq, "lamp": builder.lamp, "t2m": builder.t2m, "res": builder.res, "len": builder.length,
             "evaluator": builder.evaluator, "m2t": builder.m2t}

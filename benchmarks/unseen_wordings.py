@@ -4,7 +4,7 @@
 
 DATA is a data set with ``contents.json``. A sentence counts as understood if its nearest training text (a caption or a
 sentence of the bank) describes the same content, and the same side if the sentence names one. Retrieval measures how
-often one of the top test clips shows the content.
+often one of the top test clips shows that content and side.
 """
 import json
 import sys
@@ -29,7 +29,7 @@ SIDES = ("left", "right", "")
 
 
 def training_texts(pairs: list[Pair]) -> dict[str, set[int]]:
-    """Return the contents that each training text describes. A caption describes all contents of its clip."""
+    """Return the class numbers that each training text describes. A caption describes all classes of its clip."""
     texts: dict[str, set[int]] = {}
     for pair in pairs:
         if pair.contents:
@@ -54,7 +54,8 @@ def unseen(pairs: list[Pair]) -> list[tuple[str, int]]:
 def report(vectors: np.ndarray, texts: list[set[int]], queries: np.ndarray, wanted: list[int]) -> dict[str, float]:
     """Print and return how often the nearest text in ``vectors`` (m, e) has the content and side of a query (n, e).
 
-    Returns the fractions for content and side, for the content alone, and by content.
+    ``texts`` and ``wanted`` are the class numbers of the texts and the queries. Returns the fractions for content and
+    side, for the content alone, and per content.
     """
     nearest = (queries @ vectors.T).argmax(1)
     names = {number: content for (content, _), number in classes().items()}
@@ -71,7 +72,10 @@ def report(vectors: np.ndarray, texts: list[set[int]], queries: np.ndarray, want
 
 
 def recall(scores: np.ndarray, pairs: list[Pair], wanted: list[int]) -> dict[str, float]:
-    """Return the fraction of sentences whose content is in the top 1, 3 and 10 clips, ranked by ``scores``."""
+    """Return the fractions of sentences with a clip of their class in the top 1, 3 and 10 clips, ranked by ``scores``.
+
+    Sentences whose class no clip has are not counted.
+    """
     shows = np.array([[want in pair.contents for pair in pairs] for want in wanted])
     asked = shows.any(1)
     ranks = best_ranks(scores[asked], shows[asked])

@@ -35,7 +35,7 @@ HALVES = ((13, 16), (14, 17), (0, 1), (0, 2))
 SOLE, TIP, HEEL = 0.010, 0.072, 0.205
 # Joint whose position each mesh joint follows. Shoes follow the toes.
 ANCHORS = [TOES.get(joint, joint) for joint in (*range(COUNT), *(below for _, below in HALVES))]
-HIGHEST = 0.03            # metres: highest toe joint of a standing foot
+HIGHEST = 0.03            # metres: maximum height of the toe joint of a standing foot
 # Hinge joints: upper joint, lower joint, and bend axis in the T-pose.
 HINGES = ((1, 4, (1, 0, 0)), (2, 5, (1, 0, 0)), (16, 18, (0, -1, 0)), (17, 19, (0, 1, 0)))
 # Joint positions do not determine the sideways tilt of a foot. It is removed if the foot is level (cosines) and the
@@ -141,7 +141,10 @@ class Fitted:
         return skin
 
     def posed(self, joints: np.ndarray, moves: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Skin the mesh for joints (T, 22, 3). Returns vertex positions and normals, (T, V, 3) float32."""
+        """Skin the mesh for joints (T, 22, 3), given the results of the method ``moves``.
+
+        Returns vertex positions and normals, (T, V, 3) float32.
+        """
         matrices = np.concatenate([moves, moved[..., None]], -1, dtype=np.float32)  # (T, 26, 3, 4)
         both = self.skin @ matrices.transpose(1, 3, 0, 2).reshape(-1, 3 * len(joints))
         places, normals = both.reshape(2, -1, len(joints), 3).swapaxes(1, 2)
@@ -200,7 +203,7 @@ def file_turns(offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
 def stances(joints: np.ndarray) -> np.ndarray:
     """Measure standing feet in joints (T, 22, 3): height of the ankle above the toes, and of the toes above the floor.
 
-    Returns (2, 2) metres, with a row for the left and the right foot.
+    Returns an array (2, 2) in metres, with one row each for the left and the right foot.
     """
     found = []
     for ankle, toe in TOES.items():
@@ -232,8 +235,8 @@ def offsets_of(joints: np.ndarray) -> np.ndarray:
 def world_turns(joints: np.ndarray, offsets: np.ndarray, stance: np.ndarray) -> np.ndarray:
     """Compute world rotations (T, 22, 3, 3) for joints (T, 22, 3), relative to the T-pose with ``offsets`` (22, 3).
 
-    The pelvis and the chest are oriented by their neighbours, and the spine interpolates between them. Every other
-    bone takes the shortest rotation from its parent. ``bent`` then twists the limbs.
+    Neighbouring joints determine the rotations of pelvis and chest, and the spine is interpolated between them. Every
+    other bone takes the shortest rotation from its parent. ``bent`` then twists the limbs.
     """
     rest, turns = _chained(offsets)[None], np.tile(np.eye(3), (len(joints), COUNT, 1, 1))
     turns[:, 0] = _pelvis(joints) @ _pelvis(rest)[0].T
@@ -278,7 +281,7 @@ def bent(joints: np.ndarray, turns: np.ndarray, offsets: np.ndarray, stance: np.
     file = file_turns(offsets, stance)
     for ankle, toe in TOES.items():
         height = (joints[:, toe, 1] - stance[ankle - 7][1]).clip(0)
-        flat = turns[:, ankle] @ file[ankle].T  # rotation of a flat foot: the identity, rotated about y
+        flat = turns[:, ankle] @ file[ankle].T  # rotation from the bind pose; for a flat foot, about y only
         foot = unit(joints[:, toe] - joints[:, ankle])
         up = np.cross(foot, flat[:, :, 0])[:, 1]
         roll = np.arctan2(-flat[:, 1, 0], up) * _ramp(up, *LEVEL) * (1 - _ramp(height, *NEAR))

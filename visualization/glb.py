@@ -56,7 +56,7 @@ LEG, FOOT, TIPTOE = ((0.082, 0.055), (0.055, 0.037)), (0.037, 0.036), (0.034, 0.
 ARM, HAND = ((0.047, 0.037), (0.037, 0.027)), (0.031, 0.020)
 TORSO = (0.118, 0.112, 0.120, 0.124, 0.056)  # radii from the pelvis to the neck, evenly spaced
 NECK, HEAD = (0.050, 0.046), (0.083, 0.088)
-# Length in metres by which the ends of a limb extend past the bone.
+# Start and end of the additional capsule of a limb, in metres past the end of the last bone.
 TOES_AT, HAND_AT, HEAD_AT = (0.0, 0.035), (0.025, 0.105), (0.040, 0.075)
 DEPTH = 0.7         # depth of the torso relative to its width
 SIDES_OF_A_TUBE, RINGS_OF_A_CAP = 16, 4
@@ -64,7 +64,7 @@ SIDES_OF_A_TUBE, RINGS_OF_A_CAP = 16, 4
 
 @dataclass(frozen=True)
 class Part:
-    """A capsule from joint ``start`` to joint ``end``, or past ``end`` by the distances ``past``."""
+    """A capsule from joint ``start`` to joint ``end`` or, with ``past``, between these two distances beyond ``end``."""
 
     start: int
     end: int
@@ -128,12 +128,12 @@ class _Dressed:
     """A mesh bound to the bones of a BVH and to additional bones."""
 
     primitives: list[Primitive]
-    colours: dict[str, tuple[int, int, int]]   # of each material
+    colours: dict[str, tuple[int, int, int]]   # keyed by material name
     bind: np.ndarray                           # (J, 4, 4) inverse bind matrices of all bones, transposed
     turns: np.ndarray                          # (T, J, 3, 3) local rotations of all bones
-    stand: np.ndarray                          # (J, 3, 3) local rotations of the pose that the mesh is bound in
-    height: float = 0.0                        # metres of the first bone above the ground in that pose
-    names: tuple[str, ...] = ()                # of further bones
+    stand: np.ndarray                          # (J, 3, 3) local rotations of the bind pose
+    height: float = 0.0                        # metres of the first bone above the ground in the bind pose
+    names: tuple[str, ...] = ()                # of the additional bones
     parents: tuple[int, ...] = ()
     offsets: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
 
@@ -150,7 +150,7 @@ def _person(bvh: Bvh, rest: np.ndarray, pack: "_Pack") -> _Dressed:
     local[:, file[1:]] = turns[:, list(T2M.parents[1:])].mT @ turns[:, 1:]
     local = np.concatenate([local, turns[:, above].mT @ fitted.moves(joints, turns)[0][:, more]], 1)
 
-    # The pose of the file: bones of the BVH that are not joints, such as a root bone on the ground, do not turn.
+    # The bind pose. It does not rotate bones of the BVH that are not joints, such as a root bone on the ground.
     up = np.array([0, -fitted.places[:, 1].min(), 0])
     places, joints = fitted.places + up, fitted.joints + up
     bind = np.tile(np.eye(4, dtype=np.float32), (len(rest) + len(MORE), 1, 1))
@@ -217,7 +217,7 @@ class _Pack:
     def add(self, rows: np.ndarray, target: int | None = None, bounds: bool = False, normalized: bool = False) -> int:
         """Add ``rows`` (N, 1, 3, 4 or 16) and return the index of its accessor.
 
-        ``bounds`` adds minimum and maximum; ``normalized`` integers represent 0 to 1.
+        ``bounds`` adds minimum and maximum. If ``normalized``, integers represent values from 0 to 1.
         """
         self.data += bytes(-len(self.data) % 4)
         self.views.append(BufferView(buffer=0, byteOffset=len(self.data), byteLength=rows.nbytes, target=target))

@@ -25,7 +25,7 @@ FINEST = 2.5e-4  # metres: resolution of coordinates, coarser for motions with l
 ANGLE = 0.02     # degrees: the same for BVH angles
 MARK_HEIGHT = 0.012  # metres: height of flat marks above the floor
 ARROW = 0.45         # metres
-APART = 0.02         # metres: positions of a joint that are closer share a marker
+APART = 0.02         # metres: positions of a joint that are closer than this share a marker
 
 
 class Mark(TypedDict):
@@ -51,12 +51,12 @@ class PageMotion:
     locked_bvh: Bvh | None = None
     parts: tuple[tuple[int, str], ...] = ()  # first frame and prompt of each part of a sequence
     marks: tuple[Mark, ...] = ()             # constraints of the motion
-    remade: tuple[tuple[int, int], ...] = ()  # first and last frame of regenerated parts
+    remade: tuple[tuple[int, int], ...] = ()  # first and last frame of each regenerated part
 
 
 def write_page(path: str | Path, motions: Sequence[PageMotion], skeleton: Skeleton, fps: float,
                title: str = "Motions") -> None:
-    """Write the page. Raises ``ValueError`` if there are no motions, or joints have another shape or are not finite."""
+    """Write the page. Raises ``ValueError`` without motions, or if joints are not finite or have a wrong shape."""
     write_text(path, make_page(motions, skeleton, fps, title))
 
 
@@ -96,7 +96,7 @@ def _tracks(plain: np.ndarray, locked: np.ndarray, skeleton: Skeleton, fps: floa
 
     Joints are integer multiples of ``unit`` metres, relative to their parents. Their differences between frames are
     stored, low bytes first, then high bytes, and compressed with zlib. The motion with locked feet is stored as its
-    differences from the other motion.
+    differences from the motion as generated.
     """
     both = [np.asarray(joints, np.float64) for joints in (plain, locked)]
     for joints in both:
@@ -133,7 +133,7 @@ def _angles(bvh: Bvh) -> np.ndarray:
 
 
 def _steps(whole: np.ndarray) -> str:
-    """Compute differences between frames of integers (T, ...), ordered by channel."""
+    """Encode integers (T, ...) as packed differences between frames, channel by channel."""
     steps = np.moveaxis(np.diff(whole, axis=0, prepend=0), 0, -1).astype("<i2")
     planes = np.frombuffer(steps.tobytes(), np.uint8).reshape(-1, 2).T
     return _packed(planes.tobytes())
@@ -148,7 +148,10 @@ def _read(name: str) -> str:
 
 
 def marks_of(constraints: Sequence[Constraint], joints: np.ndarray) -> tuple[Mark, ...]:
-    """Create markers for constraints on joints (T, J, 3) in metres. Headings are drawn at the position of the body."""
+    """Create markers for constraints on joints (T, J, 3) in metres. Headings are drawn at the position of the body.
+
+    Headings with a tolerance and poses relative to the body have no marker.
+    """
     marks: list[Mark] = []
     for constraint in constraints:
         frames = constraint.frames.tolist()

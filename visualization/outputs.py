@@ -19,7 +19,7 @@ from visualization.glb import write_glb
 from visualization.html import Mark, PageMotion
 from visualization.video import strip, write_video
 
-ROWS = 40  # motions of a contact sheet
+ROWS = 40  # maximum number of motions on a contact sheet
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Formats:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Formats":
-        """Create from the options of ``options.generate.add_output``."""
+        """Create formats from the options of ``options.generate.add_output``."""
         return cls(video=not options["no_video"], gif=options["gif"], bvh=not options["no_bvh"],
                    glb=options["glb"], fps=options["fps"],
                    published_feet=options["foot_locking"] == "published", in_place=options["in_place"],
@@ -79,7 +79,7 @@ def write_side_by_side(folder: Path, made: Sequence[Made], written: Sequence[Pag
 
 
 def write_contact_sheets(folder: Path, written: Sequence[PageMotion], formats: Formats) -> list[Path]:
-    """Write contact sheets with eight poses per motion, with locked feet, if ``formats`` requests them.
+    """Write contact sheets of motions with locked feet, eight poses each, if ``formats`` requests them.
 
     A sheet has at most ``ROWS`` motions.
     """
@@ -94,9 +94,9 @@ def write_contact_sheets(folder: Path, written: Sequence[PageMotion], formats: F
 def write_motion(folder: Path, made: Made, spec: DatasetSpec, formats: Formats, name: str | None = None) -> PageMotion:
     """Write the files of one motion under ``folder``. Returns it with its relative file paths.
 
-    Writes ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and, under ``animation/<number>/``, the same
-    name with ``.bvh``, ``.glb``, ``.mp4`` and ``.gif``. Files named ``_ik`` have locked feet: feet in contact are held
-    still and the legs are solved again. ``pinned`` joints keep their positions, and a ``loop`` is treated as cyclic.
+    Writes ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and, under ``animation/<number>/``, files of
+    the same name in the other ``formats``. Names that end in ``_ik`` mark locked feet: feet in contact are held still
+    and the legs are solved again. ``pinned`` joints keep their positions, and a ``loop`` is treated as cyclic.
     The caption is written next to the joints, as ``.txt``. If ``name`` is given, all files have this name and are in
     ``folder`` itself.
     """
@@ -107,7 +107,7 @@ def write_motion(folder: Path, made: Made, spec: DatasetSpec, formats: Formats, 
     def lock(motion: np.ndarray) -> np.ndarray:
         if formats.published_feet:
             return rigid_joints(lock_feet_published(motion, spec.skeleton), spec.skeleton)
-        around = (len(motion) - len(joints)) // 2  # frames of a loop that repeat
+        around = (len(motion) - len(joints)) // 2  # repeated frames at each end of a loop
         pins = None if pinned is None else np.pad(pinned, ((around, around), (0, 0)), mode="wrap")
         return lock_feet(motion, spec.skeleton, spec.fps, pins)
 
@@ -126,7 +126,7 @@ def _write(folder: Path, places: Sequence[Path], stem: str, joints: np.ndarray, 
            formats: Formats) -> tuple[tuple[str, ...], Bvh | None]:
     """Write joints to the first path of ``places`` and all other formats to the second path.
 
-    Returns the paths relative to ``folder``, and the BVH if it was requested.
+    Returns the paths relative to ``folder``, and the BVH if it was requested without a root bone (else None).
     """
     written = [places[0] / f"{stem}.npy"]
     shown = in_place(joints) if formats.in_place else joints

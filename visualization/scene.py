@@ -43,7 +43,10 @@ class Camera:
         return np.array([[ca, 0, -sa], [-sa * se, ce, -ca * se], [sa * ce, se, ca * ce]])
 
     def project(self, points: np.ndarray, frames: slice = slice(None)) -> np.ndarray:
-        """Project world points (T, N, 3) of ``frames`` to pixel x, pixel y, pixels per metre."""
+        """Project world points (T, N, 3) of ``frames``.
+
+        Returns (T, N, 3): pixel x, pixel y, and scale in pixels per metre.
+        """
         local = (points - self.target[frames, None]) @ self.axes.T
         scale = self.focal * self.size[1] / np.maximum(self.distance - local[..., 2], 0.1)
         x = self.size[0] / 2 + scale * local[..., 0]
@@ -68,7 +71,7 @@ def follow(joints: np.ndarray, fps: float, size: tuple[int, int], headroom: floa
 
     ``headroom``: fraction of the picture height kept free at the top.
     """
-    # Extrapolate linearly beyond both ends, so that the camera does not lag there.
+    # Extend the path by point reflection at both ends, so that the camera does not lag there.
     pad = round(4 * STEADY * fps)
     path = np.pad(joints[:, 0], ((pad, pad), (0, 0)), mode="reflect", reflect_type="odd")
     target = gaussian_filter1d(path, STEADY * fps, axis=0)[pad : pad + len(joints)]
@@ -158,14 +161,14 @@ class Person:
 
 # Colours are RGB.
 SKY, GROUND, GRID, SHADOW, TRACE = (252, 252, 253), (229, 234, 240), (170, 181, 195), (92, 104, 124), (238, 160, 40)
-GRID_DEPTH, SHADOW_DEPTH = (  # BGR differences to the ground; shadows have an opacity of 0.35
+GRID_DEPTH, SHADOW_DEPTH = (  # BGR differences from the ground; shadows have an opacity of 0.35
     tuple((share * (np.array(GROUND) - colour))[::-1].tolist()) for colour, share in ((GRID, 1.0), (SHADOW, 0.35)))
 LEFT, RIGHT, TRUNK = (46, 116, 214), (232, 98, 56), (62, 72, 90)
 SIDES = {"left": LEFT, "right": RIGHT}
 
 LEG, SPINE, ARM, HEAD = (0.064, 0.040), (0.070, 0.046), (0.052, 0.034), 0.105  # radii in metres, from root to tip
 LIGHT = np.array([-0.6, -0.8])  # light direction in the picture
-CAP = np.linspace(-np.pi / 2, np.pi / 2, 12)  # vertices of a limb's round end
+CAP = np.linspace(-np.pi / 2, np.pi / 2, 12)  # angles of the vertices of a limb's round end
 
 CELL = 0.5           # metres between floor lines
 FLOOR_RADIUS = 3.4   # metres from the camera's target at which the floor has faded out
@@ -256,7 +259,7 @@ class Scene:
         cv2.subtract(part, cv2.resize(cv2.blur(small, (self.blur, self.blur)), part.shape[1::-1]), part)
 
     def body(self, frame: int, picture: np.ndarray) -> None:
-        """Draw the person, or limbs from back to front, each as a dark edge, a tube and a light streak."""
+        """Draw the person or, for other skeletons, limbs from back to front: dark edge, tube and light streak."""
         if self.person is not None:
             self.person.draw(frame, picture)
             return
@@ -310,7 +313,7 @@ def _background(size: tuple[int, int]) -> np.ndarray:
 
 
 def _fade(distance: np.ndarray) -> np.ndarray:
-    """Compute the floor opacity: 1 at the camera target, 0 from ``FLOOR_RADIUS``."""
+    """Compute the floor opacity: 1 at the camera target, falling to 0 at ``FLOOR_RADIUS`` and beyond."""
     fade = np.maximum(1 - distance / FLOOR_RADIUS, 0)
     return fade * fade * (3 - 2 * fade)
 

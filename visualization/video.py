@@ -20,7 +20,7 @@ from utils.files import atomic_path
 from visualization.scene import SKY, Scene, follow, line_up
 
 TEXT = (44, 50, 62)  # RGB
-# Fonts of common systems by file name, for characters that Pillow's font lacks.
+# File names of fonts on common systems, for characters that Pillow's font lacks.
 FONTS = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc",
          "NotoSansCJKsc-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "PingFang.ttc",
          "Hiragino Sans GB.ttc", "msyh.ttc", "msgothic.ttc", "malgun.ttf", "arialuni.ttf", "unifont.ttf")
@@ -45,11 +45,13 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
                 size: int = 720, video_fps: float | None = None) -> None:
     """Write ``motions``, each (T, 22, 3) or (T, 21, 3) in metres with the floor at y = 0, side by side as one video.
 
-    The suffix of ``path`` selects ``.mp4`` or ``.gif``. Every motion has a square of ``size`` pixels with its caption,
-    at most four per row. Shorter motions hold their last pose. ``fps`` is the frame rate of the motions, ``video_fps``
-    that of the video (default: the same); the duration stays the same, and poses are interpolated. GIFs have at most 50
-    fps, since players slow faster ones down. Raises ``ValueError`` for another suffix, no motions, other shapes,
-    coordinates that are not finite, or a number of captions that is neither 0 nor the number of motions.
+    The suffix of ``path`` selects ``.mp4`` or ``.gif``. Each motion is drawn with its caption in a ``size`` x ``size``
+    square, at most four per row. Shorter motions hold their last pose. ``fps`` is the frame rate of the motions,
+    ``video_fps`` that of the video (default: the same); poses are interpolated, so the duration stays the same. GIFs
+    have at most 50 fps, since players slow faster ones down.
+
+    Raises ``ValueError`` for an unsupported suffix or shape, an empty list of motions, coordinates that are not finite,
+    or a number of captions that is neither 0 nor the number of motions. Raises ``OSError`` if encoding fails.
     """
     path = Path(path)
     if path.suffix.lower() not in ENCODERS:
@@ -71,7 +73,7 @@ def write_video(path: str | Path, motions: Sequence[ArrayLike], captions: Sequen
 
 
 def _encode(path: Path, suffix: str, sides: tuple[int, int], rate: Fraction, pictures: Iterator[np.ndarray]) -> None:
-    """Write ``pictures`` in yuv420p as a video of ``sides`` (width, height) pixels."""
+    """Encode ``pictures``, which are in yuv420p, as a video of size ``sides`` (width, height), in pixels."""
     codec, pixels, options, container = ENCODERS[suffix]
     with av.open(str(path), "w", format=suffix[1:], options=container) as file:
         stream = file.add_stream(codec, rate, options=options, width=sides[0], height=sides[1], pix_fmt=pixels)
@@ -82,7 +84,7 @@ def _encode(path: Path, suffix: str, sides: tuple[int, int], rate: Fraction, pic
 
 
 def _with_palette(pictures: Iterator[np.ndarray], sides: tuple[int, int], rate: Fraction) -> Iterator[av.VideoFrame]:
-    """Convert pictures to the 256 colours that suit the whole video."""
+    """Convert pictures to frames with one palette of 256 colours, chosen for the whole video."""
     graph = av.filter.Graph()
     source = graph.add_buffer(width=sides[0], height=sides[1], format=av.VideoFormat("yuv420p"), time_base=1 / rate)
     copies, palette = graph.add("split"), graph.add("palettegen", "stats_mode=diff")
@@ -104,8 +106,8 @@ def strip(path: str | Path, motions: Sequence[ArrayLike], captions: Sequence[str
           height: int = 300) -> None:
     """Write a contact sheet with a row for each motion: ``poses`` of its frames, evenly spaced from first to last.
 
-    The suffix selects a picture (.png, .webp), or a figure for papers, whose captions are text and whose poses have
-    more pixels (.pdf, .svg). ``motions``, ``captions`` and errors are as in ``write_video``.
+    The suffix selects a picture (.png, .webp) or a figure for papers (.pdf, .svg), in which captions are text and poses
+    have more pixels. ``motions``, ``captions`` and errors are as in ``write_video``.
     """
     checked, rows, figure = _checked(motions, captions), [], Path(path).suffix in (".pdf", ".svg")
     scale = FIGURE_DETAIL if figure else 1
@@ -269,7 +271,7 @@ def _font(name: str | None, points: int) -> ImageFont.FreeTypeFont | None:
 
 
 def _has(name: str | None, letter: str) -> bool:
-    """Return whether a font has a letter: its glyph differs from the glyph of an undefined code point."""
+    """Return whether a font has a letter: it is ASCII, or its glyph differs from that of an undefined code point."""
     font = _font(name, 16)
     return letter.isascii() or bytes(font.getmask(letter)) != bytes(font.getmask("\U0010fffd"))
 

@@ -1,4 +1,4 @@
-// The person: a skinned mesh fitted to the bones of a motion. visualization/body.py explains file and method.
+// The person: a skinned mesh fitted to the bones of a motion. visualization/body.py explains the file and the method.
 "use strict";
 
 const PARENTS = [-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19];
@@ -263,7 +263,7 @@ class Person {
     this.skin(scale, moved, body.places, this.places);
   }
 
-  /** Skin the mesh. */
+  /** Transform vertices by the rotations and translations of their joints, blended by weight. */
   skin(moves, moved, from, to, normals = null) {
     const { bones, weights, count } = this.body, [m, at, n] = [new Float64Array(9), new Float64Array(3), this.body.normals];
     const flatMoves = moves.flat(), flatMoved = moved.flat();

@@ -1,7 +1,7 @@
-// A character of the visitor: a glTF file with humanoid bones that takes the motion, and comes back with it.
+// The visitor's character: a glTF file with humanoid bones. It is animated by the motion and can be saved with it.
 "use strict";
 
-// Bones of a person by joint: names of Mixamo, VRM and Unreal, without prefixes, spaces, dots and underscores.
+// For each joint, the names of its bone in Mixamo, VRM and Unreal, without prefixes, spaces, dots and underscores.
 const HUMAN = [
   [0, "hips", "hips", "pelvis"], [3, "spine", "spine", "spine01"], [6, "spine1", "chest", "spine02"],
   [9, "spine2", "upperchest", "spine03"], [12, "neck", "neck", "neck01"], [15, "head", "head", "head"],
@@ -85,7 +85,7 @@ class Character {
       at[joint] = bones[node].getWorldPosition(this.point).toArray();
       this.world[joint] = bones[node].getWorldQuaternion(turned).clone();
     }
-    // Facing: hips from right to left, over the floor.
+    // Facing direction, from the horizontal line between the hips.
     const across = vec.sub(at[1], at[2]), facing = turn.frame([across[0], 0, across[2]], [0, 1, 0]);
     const from = body.joints, differences = {};
     for (const [joint, parent] of PARENTS.entries()) {
@@ -112,7 +112,7 @@ class Character {
     this.soles = Object.entries(TOES).flatMap(([ankle, toe]) => this.sole(Number(ankle), toe));
   }
 
-  /** Tip and heel of a foot on the floor: each a node and a point in its coordinates. */
+  /** Tip and heel of a foot on the floor: each as a node and a point in its coordinates. */
   sole(ankle, toe) {
     const { at, nodes, bones } = this, front = toe in nodes ? toe : ankle;
     const step = toe in nodes ? vec.sub(at[toe], at[ankle]) : vec.scale(turn.apply(this.facing, [0, 0, 1]), 0.18 * this.leg);
@@ -122,7 +122,7 @@ class Character {
     });
   }
 
-  colour() {}  // a character keeps its own
+  colour() {}  // a character keeps its own colours
 
   fit(track) {
     const { body, at } = this, offsets = Posture.offsets(track, body.rest), stance = Posture.stances(track);
@@ -135,12 +135,12 @@ class Character {
     this.rise = ankle - this.scale * (stance[0][0] + stance[0][1] + stance[1][0] + stance[1][1]) / 2;
   }
 
-  /** World rotations of the bones by joint, and the position of the hips. */
+  /** World rotations of the bones, keyed by joint, and the position of the hips. */
   take(track, moment) {
     const joints = PARENTS.map((_, joint) => track.place(joint, moment, this.point).toArray());
     const turns = Posture.world(joints, this.offsets, this.standing, this.file, this.stance), rotations = {};
     for (const joint of Object.keys(this.nodes)) {
-      const highest = [9, 6, 3].find((other) => other in this.nodes);  // turns with the chest
+      const highest = [9, 6, 3].find((other) => other in this.nodes);  // the highest spine bone rotates with the chest
       const source = Number(joint) === highest ? 9 : Number(joint);
       const moved = turn.times(turn.times(turns[source], turn.back(this.file[source])), turn.back(this.differences[joint]));
       rotations[joint] = quaternion(moved).multiply(this.world[joint]);
@@ -161,7 +161,7 @@ class Character {
     this.group.position.copy(start);
   }
 
-  /** Depth of the soles below the floor, or below the toes of the motion where these are lower. */
+  /** Depth of the soles below the floor or, if the toes of the motion are below the floor, below these toes. */
   sunk(track, moment) {
     const floor = Math.min(0, ...[10, 11].map((toe) => track.place(toe, moment, this.point).y)) * this.scale;
     return floor - Math.min(...this.soles.map(({ node, point }) => this.bones[node].localToWorld(this.point.copy(point)).y));
@@ -207,7 +207,7 @@ class Character {
   }
 }
 
-/** Replace a material by a matt one. */
+/** Replace a material with a matt one. */
 function matt({ color, map, transparent, opacity, alphaTest, side, vertexColors }) {
   const material = skin();
   Object.assign(material, { map, transparent, opacity, alphaTest, side, vertexColors });
@@ -234,12 +234,12 @@ function humanoid(json) {
   const named = (json.nodes ?? []).map((node, i) => [node.name ?? "", i]).filter(([, i]) => json.nodes[i].mesh === undefined)
     .sort(([, a], [, b]) => skinned.has(b) - skinned.has(a));
   const plain = (name) => name.toLowerCase().replace(/^.*[:|]/, "").replace(/^mixamorig\d*/, "").replace(/[ _.-]/g, "");
-  const whole = (name) => plain(name.replace(/[._]\d+$/, ""));  // programs number the names
+  const whole = (name) => plain(name.replace(/[._]\d+$/, ""));  // some programs append numbers to names
   const all = [plain, whole].flatMap((reader) => [1, 2, 3].map((column) => matched(named, column, reader)));
   return all.reduce((best, found) => (Object.keys(found).length > Object.keys(best).length ? found : best));
 }
 
-/** Nodes by joint, for pairs of a name and a node, with the names in a column of the table. */
+/** Map joints to nodes, given pairs of name and node. Names are compared with a column of the table. */
 function matched(named, column, reader) {
   const found = {};
   for (const [name, node] of named) {

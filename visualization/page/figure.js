@@ -1,4 +1,4 @@
-// Body figure: a tapered capsule for each part from visualization/figure.py.
+// Light figure: a torso, and a tapered capsule for each other part from visualization/glb.py.
 "use strict";
 
 const RIM = `

@@ -1,4 +1,4 @@
-// Create downloads from the data in the page, if there are no files next to it or the browser would open them.
+// Create downloads from the data in the page, if there are no files next to it, or if the browser would only open them.
 "use strict";
 
 /** The joints of a track as NumPy's .npy: float32, (frames, joints, 3), metres. */

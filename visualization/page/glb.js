@@ -49,7 +49,7 @@ function writeGlb(json, binary, name, { frames, fps }, tracks) {
   { type: "model/gltf-binary" });
 }
 
-/** VRM animation (.vrma) of a track: rotations of humanoid bones from a T-pose that looks along z. */
+/** VRM animation (.vrma) of a track: rotations of humanoid bones from a T-pose that faces +z. */
 function vrmaFile(track, body, name) {
   const offsets = Posture.offsets(track, body.rest), stance = Posture.stances(track);
   const file = Posture.file(body.joints, offsets, stance), drops = stance.map(([drop]) => drop);

@@ -12,7 +12,7 @@ function* unroll(planes, frames, base) {
   const count = planes.length / 2, step = (from, i) => from[i] | (from[count + i] << 8);
   for (let i = 0, sum = 0; i < count; i++) {
     if (i % frames === 0) sum = 0;
-    sum += ((step(planes, i) + (base ? step(base, i) : 0)) << 16) >> 16;  // the sign of 16 bits
+    sum += ((step(planes, i) + (base ? step(base, i) : 0)) << 16) >> 16;  // sign-extend 16 bits
     yield [i % frames, Math.floor(i / frames), sum];
   }
 }

@@ -88,12 +88,12 @@ class Ribbon {
   }
 }
 
-const PERSONS = 4;    // more figures than these at once are light
+const PERSONS = 4;    // maximum number of persons; more motions are shown on light figures
 const APART = 1.3;    // metres between the paths of motions side by side
-const CELL = 1.7;     // metres of each figure among many, which stay in place
+const CELL = 1.7;     // metres between figures in rows, which do not travel
 
 const AWAY = [0.62, 0.3, 0.92];  // direction of the camera from its target
-const ACROSS = [0.83, -0.56];    // to its right, over the floor
+const ACROSS = [0.83, -0.56];    // horizontal direction to the right of the camera
 
 /** Offsets on the floor for motions that are shown side by side, in metres. If there are many, or the screen is narrow,
  * they are in rows and do not travel. */
@@ -118,10 +118,10 @@ function places(tracks, narrow) {
 
 class Stage {
   constructor(canvas, skeleton, fps) {
-    this.body = null;   // of a person, once it is unpacked
+    this.body = null;   // mesh of a person, once it is unpacked
     this.cast = [];     // figures in the scene: each with its track and its place
     this.pools = { person: [], light: [] };
-    this.character = null;  // of the visitor
+    this.character = null;  // the visitor's character
     this.skeleton = skeleton;
     this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true });
     this.renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
@@ -130,14 +130,14 @@ class Stage {
     this.scene = new THREE.Scene();
     this.camera = new THREE.PerspectiveCamera(30, 1, 0.05, 200);
     this.controls = new THREE.OrbitControls(this.camera, canvas);
-    const small = window.matchMedia("(max-width: 760px), (max-height: 480px)");  // where a page scrolls by swiping up
+    const small = window.matchMedia("(max-width: 760px), (max-height: 480px)");  // screens on which pages scroll by swiping up
     const swipe = () => { canvas.style.touchAction = small.matches ? "pan-y" : "none"; };
     small.addEventListener("change", swipe);
     swipe();
     Object.assign(this.controls, { enableDamping: true, dampingFactor: 0.12, maxPolarAngle: Math.PI * 0.53,
       minDistance: 0.8, maxDistance: 30, zoomSpeed: 0.8 });
 
-    this.sides = true;  // colours of left and right
+    this.sides = true;  // whether left and right have different colours
     this.sky = new THREE.HemisphereLight();
     this.sun = this.makeSun();
     this.fill = new THREE.DirectionalLight();
@@ -275,7 +275,7 @@ class Stage {
   /** Position of a figure on the floor at a moment. */
   ground({ track, figure, x, z, still }, moment, out) {
     if (still) return out.set(x, 0, z);
-    track.focus(Math.min(moment, track.frames - 1), out).multiplyScalar(figure.scale ?? 1);  // of a character
+    track.focus(Math.min(moment, track.frames - 1), out).multiplyScalar(figure.scale ?? 1);  // scale of a character
     return out.set(out.x + x, 0, out.z + z);
   }
 

@@ -1,8 +1,8 @@
 // Motions side by side: which ones, their labels, and the one that is kept.
 "use strict";
 
-const MOST = 100;      // motions at once
-const LABELLED = 4;    // more than these have no labels
+const MOST = 100;      // maximum number of motions at once
+const LABELLED = 4;    // with more motions than this, none is labelled
 
 class Takes {
   constructor(viewer, box) {
@@ -22,7 +22,7 @@ class Takes {
     return same ? `Take ${this.shown.indexOf(number) + 1}` : this.viewer.title(motions[number]);
   }
 
-  /** Label the figures of motions; none for a single one. */
+  /** Label the figures of motions, unless there is only one motion or too many. */
   label(numbers) {
     this.shown = numbers;
     const wanted = numbers.length > 1 && numbers.length <= LABELLED ? numbers : [];

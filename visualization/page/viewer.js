@@ -58,7 +58,7 @@ class Viewer {
     document.title = title;
     get("title").textContent = title;
     document.body.classList.toggle("single", motions.length === 1);  // no list needed for a single motion
-    document.body.classList.toggle("framed", window.parent !== window);  // in a page that has the caption
+    document.body.classList.toggle("framed", window.parent !== window);  // embedded in a page that shows the caption
     get("count").textContent = `${motions.length} motion${motions.length > 1 ? "s" : ""}, ${fps} fps`;
     motions.forEach((motion, number) => {
       const button = document.createElement("button"), words = document.createElement("b"), more = document.createElement("span");
@@ -218,7 +218,7 @@ class Viewer {
     this.mount();
   }
 
-  /** Show motions on a character of the visitor, or again on the person. */
+  /** Show motions on the visitor's character, or on the person again without a file. */
   async setCharacter(file) {
     get("fault").hidden = true;
     try {
@@ -348,7 +348,7 @@ class Viewer {
     if (this.stage.track) { this.drawLanes(); this.stage.draw(); }
   }
 
-  /** Draw the timeline behind the scrubber: left foot contacts (top), right foot contacts (bottom), prompt boundaries. */
+  /** Draw the timeline behind the scrubber: foot contacts (left foot at the top), regenerated parts, prompt boundaries. */
   drawLanes() {
     const canvas = get("lanes"), { track } = this.stage, pen = canvas.getContext("2d");
     const scale = Math.min(window.devicePixelRatio, 2), style = getComputedStyle(document.documentElement);
