@@ -3,8 +3,8 @@
     python benchmarks/control.py --data_root ROOT [--clips 32] [--every_joint] [--out FILE.json]
 
 Constraints are positions of one joint of the real clip: at 1, 2 or 5 frames, or at 25 % or all of its frames. The
-motion is generated from the first caption at the length of the clip. By default, joints take turns over clips and
-densities; ``--every_joint`` uses all joints of every clip.
+motion is generated from the first caption at the length of the clip. By default, joints alternate over clips and
+densities; ``--every_joint`` constrains each joint of every clip.
 
 - ``trajectory50`` (``20``): percentage of motions with a constrained frame that is off by more than 50 (20) cm.
 - ``location50``: percentage of constrained frames that are off by more than 50 cm.
@@ -66,7 +66,7 @@ WITHOUT, TRUE = "without", "true"
 
 @dataclass
 class Measured:
-    """Measurements of one motion. Those by the evaluator are added last, for all motions together."""
+    """Measurements of one motion. Embeddings and R-precision are added last, for all motions together."""
 
     clip: int
     joint: str
@@ -87,7 +87,7 @@ def build_parser() -> Parser:
     parser.add_argument("--data_root", required=True, help="prepared data set folder")
     parser.add_argument("--split", default="test", help="split of the clips")
     parser.add_argument("--clips", type=positive_int, default=BATCH, help="number of random clips")
-    parser.add_argument("--every_joint", action="store_true", help="constrain each joint of every clip")
+    parser.add_argument("--every_joint", action="store_true", help="constrain each joint of every clip in turn")
     parser.add_argument("--steps", type=natural, default=STEPS, help="optimisation steps")
     parser.add_argument("--evaluator", help="evaluator for FID and R-precision")
     add_models(parser, lengths=False)
@@ -164,7 +164,7 @@ def evaluate(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMot
 
 
 def summary(rows: Sequence[Measured], without: dict[tuple[int, str, str], float]) -> dict[str, float]:
-    """Compute the metrics of a row. ``without`` maps (clip, joint, density) to the R-precision without constraints."""
+    """Compute the metrics of a table row. ``without`` maps (clip, joint, density) to R-precision without constraints."""
     precisions, worst = np.array([(row.precision, row.errors.max()) for row in rows]).T
     every = np.concatenate([row.errors for row in rows])
     numbers = {

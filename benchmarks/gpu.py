@@ -1,7 +1,7 @@
 """Measure seconds per prompt, training samples per second and peak memory on a GPU, and write them as JSON.
 
 Networks have random weights, except that the bundled models are loaded for generation. Rows are measured in order
-until the time budget is used up. The remaining rows are listed as skipped, and failed rows with their error.
+until the time budget is used up. The remaining rows are listed as skipped. Failed rows are listed with their errors.
 """
 import json
 import statistics

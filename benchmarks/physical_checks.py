@@ -1,6 +1,6 @@
 """Named boolean checks of a motion (``CHECKS``), and signed measures that distinguish left from right (``SIDES``).
 
-Both take joints (T, 22, 3) as ``physical_measures`` does. Thresholds were chosen on motion capture;
+Both take joints (T, 22, 3) as described in ``physical_measures``. Thresholds were chosen on motion capture;
 ``check_calibration.py`` measures how often each check passes on clips of its own content and on other clips.
 """
 from collections.abc import Callable

@@ -63,13 +63,13 @@ def heading(joints: np.ndarray) -> np.ndarray:
 
 
 def turn_angle(joints: np.ndarray) -> float:
-    """Return the turn from the first to the last frame in degrees, left positive. Two full turns are 720."""
+    """Return the turn from the first to the last frame in degrees, left positive. Two full turns give 720."""
     angle = heading(joints)
     return float(np.degrees(angle[-1] - angle[0]))
 
 
 def _in_body_frame(ground: np.ndarray, angle: np.ndarray | float) -> np.ndarray:
-    """Convert ground vectors (x, z), (..., 2), to (forward, left) of a body with heading ``angle``."""
+    """Convert ground vectors (..., 2) from (x, z) to (forward, left) of a body with heading ``angle``."""
     sin, cos = np.sin(angle), np.cos(angle)
     return np.stack([ground[..., 0] * sin + ground[..., 1] * cos, ground[..., 0] * cos - ground[..., 1] * sin], -1)
 
@@ -179,7 +179,7 @@ def swings_while(mask: np.ndarray, values: np.ndarray, least: float) -> int:
 
 
 def wave_swings(joints: np.ndarray) -> tuple[int, int]:
-    """Return the largest number of sideways reversals of the (left, right) wrist while that wrist stays up.
+    """Return the largest number of sideways reversals of the (left, right) wrist while it is raised.
 
     One wave back and forth has two. Raising and lowering an arm has at most two.
     """
@@ -223,7 +223,7 @@ class FootReach:
 
 
 def foot_reach(joints: np.ndarray) -> tuple[FootReach, FootReach]:
-    """Measure the reach of the (left, right) foot."""
+    """Measure the reach and speed of the (left, right) foot."""
     ankles = joints[:, list(ANKLES)].astype(np.float64)
     found = []
     for side in range(2):

@@ -3,7 +3,7 @@
 Each bone has an ``axis``, the rotation C from world axes to bone axes, and up to three degrees of freedom, which form
 the rotation R about the bone axes. Its world rotation is G = G_parent C R C^-1, and it ends at the end of its parent
 plus length * G direction (J. Lander, "Working with Motion Capture File Formats", Game Developer, January 1998). The
-result is a ``Bvh`` whose joints are the starts of the bones and have the names of the bones.
+result is a ``Bvh`` whose joints are the start points of the bones and are named after them.
 """
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def read_asf(path: str | Path) -> Asf:
 
 
 def read_amc(path: str | Path, skeleton: Asf | None = None, fps: float | None = None) -> Bvh:
-    """Read a motion file in the unit of its ``skeleton`` (by default, the one from ``find_asf``).
+    """Read a motion file for ``skeleton`` (by default, the one from ``find_asf``), in the unit of this skeleton.
 
     The frame rate is ``fps`` if given, else the rate in the file, else 120. Raises a ``ValueError`` that names the file
     and line if the motion does not fit the skeleton, and ``OSError`` if a file cannot be read.

@@ -1,6 +1,6 @@
 """Analyse bodies (motion quality, up axis, swapped sides), and combine upper and lower bodies.
 
-Joints have shape (T, J, 3) and are y up unless stated otherwise. Thresholds of length are fractions of leg length.
+Joints have shape (T, J, 3) and are y up unless stated otherwise. Length thresholds are fractions of leg length.
 """
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from motion.skeleton import T2M, UP_AXES, Skeleton
 
 
 def foot_skating(joints: np.ndarray, skeleton: Skeleton, fps: float) -> float:
-    """Return the mean horizontal speed (m/s) of foot joints in contact with the floor, or 0 if there are none.
+    """Return the mean horizontal speed (m/s) of foot joints in contact with the floor, or 0 without contact.
 
     An ankle below 0.06 m or a toe below 0.03 m above the clip's floor is in contact, as in the published foot locking.
     This includes feet that swing low, so real motion scores about 0.2 m/s.
@@ -151,14 +151,14 @@ class Sides:
 
     @property
     def twist_fault(self) -> str | None:
-        """Reason why the arms or the legs must have swapped sides, or None if there is no sign of it."""
+        """Reason why the sides of arms or legs must be swapped, or None if nothing indicates a swap."""
         if self.twist < TWISTED:
             return "left and right are swapped in the arms or legs: hips and shoulders point in opposite directions"
         return None
 
     @property
     def fault(self) -> str | None:
-        """Reason why left and right must be swapped, or None if there is no sign of it."""
+        """Reason why left and right must be swapped, or None if nothing indicates a swap."""
         if self.twist_fault:
             return self.twist_fault
         if self.facing < BACKWARDS:
@@ -170,7 +170,7 @@ def find_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> Sides:
     """Compute the measurements that show whether left and right are swapped, for joints with right-handed axes.
 
     The forward direction is derived from the hips and legs only. Both knees and toes are measured, because toes alone
-    fail for runners and knees alone for a stiff walk.
+    are unreliable for runners, and knees alone for a stiff walk.
     """
     legs = legs_of(skeleton)
     right_hip, left_hip, right_shoulder, left_shoulder = (joints[:, joint] for joint in skeleton.face_joints)
@@ -194,7 +194,7 @@ def knees_bend_backward(joints: np.ndarray) -> bool:
 
 
 def swapped_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
-    """Return the reason why left and right must be swapped in joints (T, J, 3). Returns None if there is no sign of it.
+    """Return the reason why left and right must be swapped in joints (T, J, 3), or None if nothing indicates a swap.
 
     The axes of the joints must be right-handed. KIT-ML does not document which side is left, so the facing direction is
     checked for ``T2M`` bodies only.
@@ -206,7 +206,7 @@ def swapped_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
 def _upright_along(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """Score (T, 6) how upright the body is along each of ``UP_AXES``.
 
-    The score is 0.5 if the head is above the feet plus 0.5 if the hips are above the feet.
+    A head above the feet and hips above the feet count 0.5 each.
     """
     legs = legs_of(skeleton)
     hips, ankles = (np.mean([joints[:, joint] for joint in pair], axis=0)
@@ -285,8 +285,8 @@ HIPS_SIGMA = 2.0  # std, in frames, of the Gaussian that smooths the heading of 
 def combine_bodies(lower: np.ndarray, upper: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """Combine the pelvis and legs of ``lower`` with all other joints of ``upper``, both (T, J, 3).
 
-    The upper body is placed on the pelvis of ``lower`` and rotated so that the hips of both motions have the
-    same heading. Raises ``ValueError`` if the motions have different lengths.
+    The upper body is placed on the pelvis of ``lower`` and rotated so that the hips of both motions have the same
+    heading. Raises ``ValueError`` if the motions have different lengths.
     """
     if lower.shape != upper.shape:
         raise ValueError(f"motions of {len(lower)} and {len(upper)} frames cannot be combined")

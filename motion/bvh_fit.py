@@ -167,7 +167,7 @@ def _rigid_fit(shape: Tensor, bones: Tensor) -> Tensor:
 
 
 def _rotations(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Tensor]) -> Tensor:
-    """Return local rotations (T, J, 4) that point the bones along ``_directions``."""
+    """Return local rotations (T, J, 4) that align the bones with ``_directions``."""
     parents = rig.parents
     directions = _directions(joints, rig, offsets, clusters)
     frames = _twist_frames(rig, clusters)
@@ -183,7 +183,7 @@ def _rotations(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Te
 
 
 def _directions(joints: Tensor, rig: Rig, offsets: Tensor, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Return the directions (T, 3) of bones without siblings, chain by chain from the root."""
+    """Return the directions (T, 3) of bones without siblings, keyed by joint and fitted chain by chain."""
     place, directions = {0: joints[:, 0]}, {}
     for joint, parent in enumerate(rig.parents):
         if joint in place:
@@ -264,9 +264,9 @@ def in_place(joints: np.ndarray) -> np.ndarray:
 
 
 def with_root_bone(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> Bvh:
-    """Add a bone ``Root`` on the ground under the pelvis that faces the heading of the body in ``joints`` (T, J, 3).
+    """Add a bone ``Root`` on the ground under the pelvis.
 
-    All other joints keep their world positions.
+    It has the smoothed heading of the body in ``joints`` (T, J, 3). All other joints keep their world positions.
     """
     places, turns = bvh.local_positions(), bvh.local_rotations()
     front = normalize(torch.as_tensor(_front(joints, skeleton), dtype=torch.float64), dim=-1)
@@ -320,7 +320,7 @@ def amass_arrays(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> dict[str, 
 
 
 def unrolled(joints: np.ndarray, skeleton: Skeleton, frames: int) -> np.ndarray:
-    """Extend a loop (T, J, 3) of at least 2 frames by repeating it, with ``frames`` more frames at each end.
+    """Extend a loop (T, J, 3) of at least 2 frames by ``frames`` repeated frames at each end.
 
     The repetitions continue the travel of the loop: the step across each seam repeats the last step of the loop.
     """

@@ -306,7 +306,7 @@ def mean_std(clips: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def biased_std(std: np.ndarray, feat_bias: float = FEAT_BIAS) -> np.ndarray:
     """Divide ``std`` (d,) by ``feat_bias`` in the columns of root motion and foot contacts.
 
-    After normalisation, these few columns then have more weight.
+    This gives these few columns more weight after normalisation.
     """
     biased = np.array(std)
     groups = feature_groups(joints_of(len(biased)))

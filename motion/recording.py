@@ -1,6 +1,6 @@
 """Convert a recording of any rig to the 22 joints: resampling, joining, units and T-pose removal.
 
-Joints have shape (T, 22, 3). They keep the unit and axes of the file until converted to metres and y up.
+Joints have shape (T, 22, 3). They have the unit and axes of the file until they are converted to metres and y up.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -164,7 +164,7 @@ def _t_poses(joints: np.ndarray) -> np.ndarray:
 
 
 def guess_unit(joints: np.ndarray) -> str:
-    """Return the unit in which the legs of joints (T, 22, 3) have human length. Raises ``ValueError`` if none fits."""
+    """Return the unit in which the legs of joints (T, 22, 3) have human length; if none fits, raise ``ValueError``."""
     length = leg_length(joints, T2M)
     if (unit := _fitting_unit(length)) is None:
         raise ValueError(f"legs of {length:.4g} units are not human in {', '.join(UNITS)}; {_scale_advice(length)}")

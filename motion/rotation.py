@@ -116,7 +116,7 @@ def lerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """Interpolate unit quaternions (..., 4) on the shorter arc, from ``a`` (weight 0) to ``b`` (Shoemake 1985)."""
+    """Interpolate unit quaternions (..., 4) along the shorter arc, from ``a`` (weight 0) to ``b`` (Shoemake 1985)."""
     cosine = (a * b).sum(-1, keepdim=True)
     b, cosine = torch.where(cosine < 0, -b, b), cosine.abs().clamp(max=1)
     angle = cosine.acos()
@@ -180,7 +180,7 @@ def coincident(joints: Tensor, skeleton: Skeleton) -> Tensor:
 def fixed_bones(joints: Tensor, skeleton: Skeleton) -> list[int]:
     """Return the joints of trunk, hips and feet whose bones do not turn with the body in ``joints`` (T, J, 3), y up.
 
-    Such a bone keeps its rest direction, up to one rotation about y, in all frames although the body turns. This
+    In all frames, such a bone has its rest direction, up to a constant rotation about y, although the body turns. This
     happens if features were computed with a world-axis rest direction for bones of zero length.
     """
     directions = bone_directions(joints, skeleton)
@@ -255,7 +255,7 @@ def _stand_in(joint: int, directions: Tensor, short: Tensor, joints: Tensor, ske
 
 
 def _sideways(joint: int, joints: Tensor, skeleton: Skeleton, upper: bool) -> Tensor:
-    """Return unit vectors (T, 3) to the side of the body where ``joint`` is, along ``_leftward``."""
+    """Return unit vectors (T, 3) towards the side of the body that ``joint`` is on, parallel to ``_leftward``."""
     chain = _chain(skeleton, joint)
     place = next(place for place, face in enumerate(skeleton.face_joints) if face in chain)
     return _leftward(joints, skeleton, upper) * (1 if place % 2 else -1)

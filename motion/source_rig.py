@@ -55,7 +55,7 @@ class Placement:
 def place_joints(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None) -> Placement:
     """Find the 22 joints in the hierarchy of a BVH file, by ``mapping`` or by the bone names of a known rig.
 
-    ``mapping`` is ignored if most of its bones are missing in ``bvh``, because it was then written for other files.
+    ``mapping`` is ignored if most of its bones are missing in ``bvh``, because it was probably written for other files.
 
     Raises ``UnknownRig`` if no rig fits, and ``ValueError`` if a required bone is missing or ambiguous, the bones of a
     limb are not connected, or a bone lacks the rotation or position channels it needs.
@@ -133,6 +133,7 @@ def _made_toe(bones: RigBones, places: Places, side: str, rest: np.ndarray) -> t
     """Place a toe in front of the ankle in the rest pose, orthogonal to the shin and to the line between the hips.
 
     If this direction disagrees with the motion, the rest pose is not a standing pose, and the motion is used instead.
+    Returns the ankle and the offset of the toe. Raises ``ValueError`` if the direction of the foot is unclear.
     """
     bvh = bones.bvh
     joints = [_bone(places[name]) for name in ("left_hip", "right_hip", f"{side}_knee", f"{side}_ankle")]

@@ -317,7 +317,7 @@ def _frame(across: np.ndarray, up: np.ndarray) -> np.ndarray:
 
 
 def _between(start: np.ndarray, end: np.ndarray, share: float) -> np.ndarray:
-    """Interpolate between two rotations (T, 3, 3)."""
+    """Interpolate rotations (..., 3, 3) from ``start`` (``share`` = 0) to ``end`` (1)."""
     mean = (1 - share) * start + share * end
     return _frame(mean[..., 0], mean[..., 1])
 

@@ -92,7 +92,7 @@ def write_contact_sheets(folder: Path, written: Sequence[PageMotion], formats: F
 
 
 def write_motion(folder: Path, made: Made, spec: DatasetSpec, formats: Formats, name: str | None = None) -> PageMotion:
-    """Write the files of one motion under ``folder``. Returns it with its relative file paths.
+    """Write the files of one motion under ``folder``. Returns the motion for the page, with the paths of its files.
 
     Writes ``joints/<number>/sample<number>_repeat<repeat>_len<T>.npy`` and, under ``animation/<number>/``, files of
     the same name in the other ``formats``. Names that end in ``_ik`` mark locked feet: feet in contact are held still

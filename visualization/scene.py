@@ -21,11 +21,11 @@ MARGIN = 0.16   # metres around the joints kept in view, for the volume of body 
 
 @dataclass(frozen=True)
 class Camera:
-    """A perspective camera with a fixed direction whose target follows the body.
+    """A perspective camera that follows the body and has a fixed direction.
 
-    ``target`` (T, 3) metres; ``size`` pixels (width, height); ``distance`` metres; ``azimuth`` from +z and
-    ``elevation`` in radians; ``focal`` in picture heights; ``centre`` vertical position of the target as a fraction of
-    the height, from the top.
+    ``target`` (T, 3) and ``distance`` are in metres, ``size`` (width, height) is in pixels, ``azimuth`` (from +z) and
+    ``elevation`` are in radians, and the focal length ``focal`` is in picture heights. ``centre`` is the vertical
+    position of the target, from the top, as a fraction of the picture height.
     """
 
     target: np.ndarray
@@ -56,7 +56,7 @@ class Camera:
     def floor_distances(self) -> np.ndarray:
         """Compute distances (H, W) from the target to the floor at all pixels; values above the horizon are large.
 
-        Sideways distances count less in wide pictures, and depth counts more at a higher camera.
+        Sideways distances count less in wide pictures. Depth counts more if the camera is higher.
         """
         (width, height), rise = self.size, self.axes[2, 1]
         x, y = np.arange(width) + 0.5 - width / 2, self.centre * height - np.arange(height)[:, None] - 0.5
@@ -236,7 +236,7 @@ class Scene:
             cv2.fillPoly(picture, [outline], colour, cv2.LINE_AA, SHIFT)
 
     def _shadows(self, joints: np.ndarray, chains: list[list[int]]) -> None:
-        """Compute the boxes and lines of all shadows. They are drawn at half resolution, as they are blurred."""
+        """Compute the boxes and lines of all shadows. They are drawn at half resolution, because they are blurred."""
         shadow = joints + joints[..., 1:2] * LEAN
         seen = self.camera.project(shadow * [1, 0, 1]) / 2  # (T, J, 3)
         self.blur = max(3, self.camera.size[1] // 200) | 1

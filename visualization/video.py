@@ -151,7 +151,8 @@ def _at_rate(joints: np.ndarray, fps: float, rate: float) -> np.ndarray:
 def _pictures(scenes: list[Scene], sides: tuple[int, int], size: int) -> Iterator[np.ndarray]:
     """Draw frames in several threads and yield them as yuv420p.
 
-    A frame is valid only until the next one is requested, as memory is reused: first writes to a new array are slow.
+    Memory is reused, because first writes to a new array are slow. A frame is therefore valid only until the next one
+    is requested.
     """
     columns, made = sides[0] // size, np.empty((AHEAD, sides[1] * 3 // 2, sides[0]), np.uint8)
 
