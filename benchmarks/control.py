@@ -164,7 +164,7 @@ def evaluate(rows: Sequence[Measured], pairs: Sequence[Pair], evaluator: TextMot
 
 
 def summary(rows: Sequence[Measured], without: dict[tuple[int, str, str], float]) -> dict[str, float]:
-    """Compute the metrics of a table row. ``without`` maps (clip, joint, density) to R-precision without constraints."""
+    """Compute the metrics of a table row. ``without`` maps (clip, joint, density) to unconstrained R-precision."""
     precisions, worst = np.array([(row.precision, row.errors.max()) for row in rows]).T
     every = np.concatenate([row.errors for row in rows])
     numbers = {

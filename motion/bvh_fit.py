@@ -300,8 +300,8 @@ def amass_arrays(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> dict[str, 
     ``offsets`` (T, 22, 3) from each parent, in the parent's frame, reproduce ``joints``. ``fit_error`` (2,) is the mean
     and largest distance in metres between the joints of the BVH and ``joints``.
     """
-    own = np.argsort(rig_of(skeleton).order)  # from the order of the BVH to that of the skeleton
-    parents = list(skeleton.parents)
+    # ``own`` rearranges joints from the order of the BVH to that of the skeleton.
+    own, parents = np.argsort(rig_of(skeleton).order), list(skeleton.parents)
     places, frames = (part[:, own] for part in bvh.forward_kinematics())
     turns, bones = bvh.local_rotations()[:, own], torch.from_numpy(bvh.offsets[own])[None]
     rest = join_bones(torch.zeros_like(bones[:, 0]), bones, skeleton)[0].numpy()

@@ -164,7 +164,7 @@ def _t_poses(joints: np.ndarray) -> np.ndarray:
 
 
 def guess_unit(joints: np.ndarray) -> str:
-    """Return the unit in which the legs of joints (T, 22, 3) have human length; if none fits, raise ``ValueError``."""
+    """Return the unit in which the legs of joints (T, 22, 3) have human length, else raise ``ValueError``."""
     length = leg_length(joints, T2M)
     if (unit := _fitting_unit(length)) is None:
         raise ValueError(f"legs of {length:.4g} units are not human in {', '.join(UNITS)}; {_scale_advice(length)}")
