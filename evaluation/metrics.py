@@ -161,7 +161,7 @@ def reconstruct(tokenizer: nn.Module, motion: torch.Tensor,
 @torch.no_grad()
 def reconstruct_clips(tokenizer: nn.Module, clips: Sequence[np.ndarray], normalisation: Normalisation,
                       layers: int | None = None) -> list[np.ndarray]:
-    """Reconstruct unnormalised features (T, d) of each clip, cut to whole tokens."""
+    """Cut each clip to whole tokens and reconstruct its unnormalised features (T, d)."""
     device = next(tokenizer.parameters()).device
 
     def make(batch: np.ndarray) -> torch.Tensor:

@@ -54,7 +54,10 @@ Generate = Callable[[Sequence[Sample]], Mapping[str, Sequence[np.ndarray]]]
 
 
 class TextMotionEmbedder(Protocol):
-    """Interface of evaluators. In ``Evaluation``, ``embedder`` takes ``word/POS`` tokens, ``lamp`` cleaned captions."""
+    """Interface of evaluators.
+
+    In ``Evaluation``, ``embedder`` embeds captions given as ``word/POS`` tokens, and ``lamp`` embeds cleaned captions.
+    """
 
     def motions(self, motions: Sequence[np.ndarray]) -> np.ndarray:
         """Return embeddings (n, e) of unnormalised features (T, d)."""

@@ -54,7 +54,7 @@ TIMED = 10  # maximum number of timed items
 
 
 def seconds_each(action: Callable[[Item], object], items: Sequence[Item]) -> float:
-    """Return the median time in seconds of calling ``action`` on one of the first items, after a warm-up call."""
+    """Return the median time in seconds of calling ``action`` on one of the first ``TIMED`` items, after a warm-up."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     action(items[0])

@@ -146,7 +146,7 @@ def nearest(query: np.ndarray, vectors: np.ndarray, top_k: int, groups: Sequence
     """Return the ``top_k`` rows of normalised ``vectors`` (n, e) closest to ``query`` (e,) or (m, e), best first.
 
     With several queries, a row is ranked by its most similar query. With ``groups`` (n,), such as the motion of each
-    row, only the best row of each group is returned. Ties keep their order.
+    row, only the best row of each group is returned. Ties keep the order of ``vectors``.
     """
     scores = (vectors @ np.atleast_2d(query).T).max(1)
     if groups is None:

@@ -69,7 +69,7 @@ class Waypoint:
 
 @dataclass(frozen=True)
 class Remake:
-    """Request to regenerate a timeline block with another seed. ``track`` is "body" or "upper"."""
+    """Request to regenerate a timeline block with a new seed. ``track`` is "body" or "upper"."""
 
     track: str
     block: int

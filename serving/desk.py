@@ -156,7 +156,7 @@ class Desk:
         # No minimum and maximum, because the browser would clamp numbers silently.
         count = gr.Number(1, label=f"Samples, at most {LIMITS.samples}")
         guidance = gr.Number(self.workshop.sampling.cond_scale, step=0.5,
-                             label=f"Guidance by the text, at most {LIMITS.guidance:g}")
+                             label=f"Text guidance, at most {LIMITS.guidance:g}")
         seed = gr.Number(self.seed, label="Seed")
         formats = gr.CheckboxGroup([(f".{name}", name) for name in FORMATS], value=["bvh"],
                                    label="Files to download, besides .npy")

@@ -58,12 +58,12 @@ class Take:
         return [kind for kind in FORMATS if f"{self.ask.stem}.{kind}" in self.files]
 
     def text(self) -> str:
-        """Serialise to JSON."""
+        """Serialise the take to JSON."""
         return json.dumps(asdict(self) | {"ask": self.ask.record()})
 
     @classmethod
     def read(cls, record: dict) -> "Take":
-        """Create from the parsed JSON of ``text``."""
+        """Create a take from the parsed JSON of ``text``."""
         return cls(**record | {"ask": Ask.read(record["ask"]), "files": tuple(record["files"]),
                                "remarks": tuple(record["remarks"])})
 
@@ -168,7 +168,7 @@ def motion_picture(joints: np.ndarray, skeleton: Skeleton) -> str:
 
 
 def contact_bar(joints: np.ndarray, skeleton: Skeleton, fps: float) -> dict[str, object]:
-    """Return the duration of joints (T, J, 3) in metres and the ground contacts of both feet, in seconds."""
+    """Return the duration and the ground contacts of both feet, in seconds, for joints (T, J, 3) in metres."""
     down = standing(joints, skeleton, fps)
     left = np.array([skeleton.joint_names[joint].startswith("left") for joint in foot_joints(skeleton)])
     return {"seconds": len(joints) / fps, "left": _runs(down[:, left].any(1), fps),

@@ -278,10 +278,10 @@ class Layout(Desk):
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 text = self.prompt("What are you looking for?", "someone waves")
-                with gr.Accordion("Or search by a motion, without words", open=False):
+                with gr.Accordion("Or search with a motion instead of text", open=False):
                     source = self.source_inputs("The motion to search with")
                 place = gr.Radio(places, value=places[0], label="Search in")
-                top_k = gr.Number(6, label=f"Number of results (at most {LIMITS.found})")
+                top_k = gr.Number(6, label=f"Number of results, at most {LIMITS.found}")
                 button = gr.Button("Search", variant="primary")
                 stop = self.cancel()
             with gr.Column(scale=5, min_width=340):

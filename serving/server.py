@@ -44,7 +44,7 @@ def serve(opt: argparse.Namespace) -> None:
     require_gradio()
     if opt.share or opt.host not in LOOPBACK:
         print("warning: other machines can reach the app"
-              + ("" if opt.password else ", and anyone can use it; --password requires a password")
+              + ("" if opt.password else ", and anyone can use it; set a password with --password")
               + ("; its traffic goes through Gradio's servers" if opt.share else "; its traffic is not encrypted"))
     with ExitStack() as stack:
         rooms = Rooms(*root_of(opt, stack))

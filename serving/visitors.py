@@ -102,7 +102,7 @@ def same_origin(headers: Mapping[str, str]) -> bool:
 
 
 def session_of(scope: Mapping[str, Any]) -> str:
-    """Return the session id in a request for results. Returns "" for other requests or without an id."""
+    """Return the session id in a request for results. Returns "" for other requests, or if there is no id."""
     results = RESULTS.fullmatch(scope["path"])
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     return (results[1] or query.get("session_hash", [""])[0]) if results else ""

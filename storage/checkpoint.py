@@ -301,7 +301,7 @@ class Source:
     def with_settings(self, content: Mapping[str, Any]) -> Self:
         """Return a copy with the settings from the ``content`` of a checkpoint, if there are any.
 
-        ``OTHER_MODELS`` keep their values.
+        The options in ``OTHER_MODELS`` keep their values.
         """
         settings = content.get("settings")
         if not isinstance(settings, dict):

@@ -62,13 +62,13 @@ def build_captioner(config: DecoderConfig, lamp: LoadedLaMP) -> MotionCaptioner:
 
 
 def learned_state(model: MotionCaptioner) -> dict[str, Tensor]:
-    """Return the trained parameters of a captioning model. The others come from LaMP and the language model."""
+    """Return the trained parameters of a captioning model. The rest comes from LaMP and the language model."""
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name in learned}
 
 
 def load_learned(model: MotionCaptioner, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load a ``learned_state``. The Q-Former may be missing, if it was frozen in training.
+    """Load a ``learned_state``. The Q-Former may be missing if it was frozen in training.
 
     Raises ``InputError`` if the state does not match the model.
     """
