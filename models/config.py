@@ -59,7 +59,7 @@ class ResidualTransformerConfig(TransformerConfig):
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Create the settings from ``options``. Those without ``published_behaviour`` belong to a released model."""
+        """Create the settings. ``options`` that lack ``published_behaviour`` belong to a released model."""
         return super().from_options({**options, "published": options.get("published_behaviour", True)})
 
 
@@ -86,7 +86,7 @@ class VQConfig(Options):
     shared_codebook: bool = False
     quantize_dropout_prob: float = 0.2
     vq_dropout: float = 0.2
-    sample_codebook_temp: float = 0.5  # for sampling codes in training; 0 always takes the nearest code
+    sample_codebook_temp: float = 0.5  # temperature for sampling codes in training; 0: always the nearest code
     published_reset: bool = False
 
     @classmethod
@@ -195,7 +195,7 @@ class DecoderConfig(Options):
     num_layers: int = 12
     embed_dim_gpt: int = 1024   # width of the GPT
     n_head_gpt: int = 16
-    block_size: int = 51        # maximum tokens of a caption, including start and end, without the motion prefix
+    block_size: int = 51        # maximum number of tokens in a caption, with start and end, without the motion prefix
     ff_rate: int = 4
     drop_out_rate: float = 0.1
     llm: str = "facebook/opt-2.7b"
@@ -216,12 +216,12 @@ class Sampling(Options):
     time_steps: int = 10          # steps of iterative unmasking
     cond_scale: float = 4.0       # classifier-free guidance scale of the base layer; 1 disables guidance
     temperature: float = 1.0      # temperature of the base layer
-    topkr: float = 0.9            # fraction of the codes, the least probable ones, that are never sampled
+    topkr: float = 0.9            # fraction of the codes that are never sampled: the least probable ones
     gumbel_sample: bool = True    # whether the base layer uses Gumbel sampling; residual layers always do
     res_cond_scale: float = 5.0   # classifier-free guidance scale of the residual layers
     res_temperature: float = 1.0  # temperature of the residual layers
-    length: str = "sample"        # how to predict lengths: "sample" or "mean" of the estimator's distribution
-    negative_prompt: str | None = None  # text to guide away from; None: the empty text
+    length: str = "sample"        # how to predict lengths: a "sample" or the "mean" of the estimator's distribution
+    negative_prompt: str | None = None  # text to guide away from; None: no text, as in training
     group_rows: int | None = None  # samples or texts per forward pass; None: 32 with packed layers, else 1
 
     @classmethod
@@ -230,7 +230,7 @@ class Sampling(Options):
         return cls().changed(options)
 
     def only(self, names: Sequence[str]) -> Self:
-        """Return a copy with the settings ``names``, and defaults for all others."""
+        """Return a copy that keeps the settings in ``names`` and has defaults for all others."""
         return type(self)(**{name: getattr(self, name) for name in names})
 
 

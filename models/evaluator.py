@@ -41,18 +41,18 @@ class Evaluator(nn.Module):
     def encode_text(self, word_emb: Tensor, pos_onehot: Tensor, cap_lens: Tensor) -> Tensor:
         """Embed captions. Returns (b, coemb).
 
-        ``word_emb`` (b, n, word) are word vectors, ``pos_onehot`` (b, n, pos) one-hot part-of-speech tags and
-        ``cap_lens`` (b,) numbers of tokens, including the start and end tokens.
+        ``word_emb`` (b, n, word) are word vectors, ``pos_onehot`` (b, n, pos) are one-hot part-of-speech tags, and
+        ``cap_lens`` (b,) are numbers of tokens, including the start and end tokens.
         """
         return self.text_encoder(word_emb, pos_onehot, cap_lens)
 
     def networks(self) -> dict[str, nn.Module]:
-        """Return the three networks by their checkpoint keys."""
+        """Return the three networks, keyed by their names in checkpoints."""
         return {"movement_encoder": self.movement_encoder, "text_encoder": self.text_encoder,
                 "motion_encoder": self.motion_encoder}
 
     def checkpoint(self) -> dict[str, dict[str, Tensor]]:
-        """Return the state dicts of the three networks, with the layout of the published ``finest.tar``."""
+        """Return the state dicts of the three networks, in the layout of the published ``finest.tar``."""
         return {key: network.state_dict() for key, network in self.networks().items()}
 
 
@@ -135,7 +135,7 @@ class MovementAutoEncoder(nn.Module):
             nn.ConvTranspose1d(hidden, features, 4, stride=2, padding=1))
 
     def loss(self, motion: Tensor, smoothness: float, sparsity: float) -> MovementLoss:
-        """Compute the L1 reconstruction loss and the penalties weighted by ``smoothness`` and ``sparsity``.
+        """Compute the L1 reconstruction loss plus two penalties, weighted by ``smoothness`` and ``sparsity``.
 
         ``motion`` (b, t, d) is normalised; t is a multiple of 4.
         """
@@ -157,10 +157,10 @@ class MatchingLoss:
 
 
 def matching_loss(text: Tensor, motion: Tensor, margin: float, shifts: int, first: int = 0) -> MatchingLoss:
-    """Compute the contrastive loss (Hadsell et al. 2006) of ``text`` (b, e) and the whole batch's ``motion`` (n, e).
+    """Compute the contrastive loss (Hadsell et al. 2006) between local ``text`` (b, e) and all ``motion`` (n, e).
 
-    Row i of ``text`` belongs to row ``first`` + i of ``motion``. Its negatives are the next ``shifts`` rows of
-    ``motion``, which should be at least ``margin`` away.
+    ``motion`` has the embeddings of the whole batch. Row i of ``text`` belongs to row ``first`` + i of ``motion``. Its
+    negatives are the next ``shifts`` rows, modulo n, whose distances should be at least ``margin``.
     """
     rows = torch.arange(first, first + len(text), device=text.device)
     steps = torch.arange(min(shifts, len(motion) - 1) + 1, device=text.device)

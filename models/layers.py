@@ -35,7 +35,10 @@ _kind = "mkl"
 
 
 def use_linear(kind: str) -> None:
-    """Select the CPU library for linear layers and convolutions from ``KINDS``; ``mkl`` if oneDNN is not available."""
+    """Select the CPU library for linear layers and convolutions, one of ``KINDS``.
+
+    If oneDNN is not available, MKL is used. Raises ``ValueError`` for an unknown ``kind``.
+    """
     global _kind
     if kind not in KINDS:
         raise ValueError(f"linear {kind!r} is not one of {', '.join(KINDS)}")
@@ -43,7 +46,7 @@ def use_linear(kind: str) -> None:
 
 
 def choose_linear(setting: str = "auto") -> str:
-    """Select the library for linear layers on the CPU and return its name.
+    """Select the library for linear layers on the CPU, and return the selection.
 
     ``setting`` is one of ``KINDS``, or ``auto`` for the faster library. The first measurement is stored in the user's
     cache folder, so that later runs on the same kind of CPU use the same library.
@@ -251,7 +254,7 @@ def is_packed(network: object) -> bool:
 
 
 def initialise(module: nn.Module) -> None:
-    """Initialise linear and embedding weights from N(0, ``INIT_STD``), and biases with zeros."""
+    """Initialise linear and embedding weights from a normal distribution (std ``INIT_STD``), and biases with zeros."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=INIT_STD)
     if isinstance(module, nn.Linear) and module.bias is not None:
@@ -313,7 +316,7 @@ class SelfAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def pack(self) -> None:
-        """Use packed copies of the projections, created on first use. The parameters stay the same."""
+        """Use packed copies of the input projections, created on first use. The parameters stay the same."""
         self._packed = {}
 
     def _project(self, x: Tensor, first: int, end: int) -> Tensor:
@@ -343,7 +346,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
-        """Encode ``x`` (b, s, dim), or only ``asked`` (b, c, dim), some positions of ``x``."""
+        """Encode ``x`` (b, s, dim) or, if given, only ``asked`` (b, c, dim), which are some of its positions."""
         x = self.norm1((x if asked is None else asked) + self.dropout(self.self_attn(x, mask, asked)))
         h = self.linear2(self.dropout(self.linear1(x, "gelu")))
         return self.norm2(x + self.dropout(h))

@@ -36,7 +36,7 @@ class Words:
 
 
 def hub_words(tokenizer: Any) -> Words:
-    """Return the vocabulary of a pretrained language model with a ``transformers`` tokenizer.
+    """Return the vocabulary of a pretrained language model from its ``transformers`` tokenizer.
 
     Captions end with a line break, as in the paper, or with the end-of-text token if there is no line-break token.
     """
@@ -60,7 +60,8 @@ def with_noise(words: Words, captions: Pieces, keep: float, longest: int, genera
     """Keep each word with probability ``keep`` and replace the others by random tokens. Returns ids (b, t).
 
     A decoder trained on such captions relies less on the previous words and more on the motion (T2M-GPT, section 3.2).
-    ``batch_slice`` describes the local rows of the whole batch. Captions have at most ``longest`` tokens.
+    ``batch_slice`` is the position of the local rows in the whole batch. Captions have at most ``longest`` tokens. The
+    start token is always kept.
     """
     rows, length = captions.ids.shape
     noise = batch_slice.randint(generator, words.size, rows, longest)[:, :length]
@@ -129,9 +130,9 @@ def _pretrained(config: DecoderConfig, prefix: int) -> tuple[nn.Module, Words]:
 
 
 class MotionPrefix(nn.Module):
-    """Network that maps a motion to prefix embeddings for a language model of ``width``, one per query token of LaMP.
+    """Network that maps a motion to prefix embeddings (queries, width) for a language model.
 
-    Published models use no position encodings of motion latents.
+    There is one embedding per query token of LaMP. Published models use no position encodings for motion latents.
     """
 
     def __init__(self, config: LaMPConfig, width: int) -> None:
@@ -178,7 +179,7 @@ class MotionPrefix(nn.Module):
         return [self.query_tokens, self.motion_projection, *embeddings.LayerNorm.parameters(), *layers]
 
     def query_motion(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the hidden states (b, queries, h) of the queries after attending to motion ``states``."""
+        """Let the queries attend to motion ``states``. Returns their hidden states (b, queries, h)."""
         return self.Qformer.query(self.query_tokens, states, mask).hidden
 
 

@@ -101,7 +101,7 @@ class MotionEditor:
         return splice(source[:unit * len(ids)], self.pipeline.features_of([edited])[0], unknown.repeat(unit))
 
     def generate(self, parts: Sequence[tuple[str, int]], seed: int, sampling: Sampling | None = None) -> Tensor:
-        """Generate the tokens (n, q) of a motion of any length from consecutive texts with their lengths in tokens."""
+        """Generate tokens (n, q) for a motion of any length from a sequence of (text, length in tokens) parts."""
         ends = np.cumsum([count for _, count in parts]).tolist()
         placed = [TimelinePart(end - count, end, text) for end, (text, count) in zip(ends, parts, strict=True)]
         layers = self.pipeline.tokenizer.config.num_quantizers
@@ -124,7 +124,8 @@ def splice(source: np.ndarray, made: np.ndarray, unknown: np.ndarray) -> np.ndar
     """Take the features ``made`` (T, d) where ``unknown`` (T,) is True, and ``source`` (T', d) elsewhere.
 
     To avoid jumps, generated parts are blended with the source over ``FADE`` frames at either end, or over a third of
-    the part if it is short. After the end of the source, they are blended with its last frame.
+    the part if it is short. A part that starts where the source ends is instead shifted to continue from the last frame
+    of the source, and the shift fades out.
     """
     known = np.flatnonzero(~unknown)
     spliced = np.array(made)

@@ -106,7 +106,7 @@ class TextToMotion:
         text: encodes texts to the features (b, c) that ``transformer`` was trained with.
         skeleton: skeleton of the motions.
         metres: length of the skeleton's unit in metres.
-        length_estimator, length_text: length estimator for missing lengths, and its text encoder.
+        length_estimator, length_text: length estimator for samples without a length, and its text encoder.
         clean: cleans texts as in training.
         residual, residual_text: residual transformer and its text encoder. Without a residual transformer, motions are
             decoded from the base layer only.
@@ -169,11 +169,12 @@ class TextToMotion:
                  m_len: int | None = None) -> np.ndarray | list[np.ndarray]:
         """Generate motions. Returns joint positions (T, J, 3) in metres, float32, for each sample.
 
-        Lengths are rounded down to whole tokens. A motion depends on its text, seed and length only, not on the rest of
-        the batch: its tokens exactly, its joints up to 1e-4 m.
+        Lengths are rounded down to whole tokens. A motion depends only on its text, seed, length and the sampling
+        settings. The rest of the batch does not change its tokens, and changes its joints by less than 1e-4 m.
 
         For a single text, pass a string with ``seed`` and ``m_len`` (in frames, None: predicted); the result is one
-        array. Raises ``ValueError`` for a text without words or a length below one token.
+        array. Raises ``ValueError`` for a string without words, a length below one token, or a missing length without a
+        length estimator.
         """
         if isinstance(samples, str):
             if not self.clean(samples):
@@ -216,8 +217,8 @@ class TextToMotion:
         """Generate tokens, as ``tokens`` does, for ``lengths`` in tokens.
 
         ``known`` (b, n, q) has the tokens to keep, and negative values where tokens are generated (in-painting).
-        ``stream`` is the number of this call among those with the same seed, so that each call uses different noise.
-        ``features`` is a cache of text features.
+        ``stream`` numbers the calls with the same seed, so that each call uses different noise. ``features`` is a cache
+        of text features.
         """
         sampling = sampling or self.sampling
         features = features or _Features(self.device, sampling.group_rows)
@@ -389,7 +390,7 @@ def _lower(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def compile_layers(network: nn.Module) -> None:
-    """Compile each layer separately, so that equal layers share compiled code."""
+    """Compile each layer separately, so that layers with the same structure share compiled code."""
     for part in network.modules():
         if isinstance(part, (QFormerLayer, EncoderLayer, Encoder, Decoder)):
             part.compile(dynamic=True)

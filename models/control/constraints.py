@@ -128,7 +128,7 @@ class Contacts:
     unit = "m"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Compute the horizontal distance (k,) that standing feet slide to the next frame, averaged over the feet."""
+        """Compute the horizontal distance (k,) that standing feet slide to the next frame, as a mean over the feet."""
         feet = joints[:, list(skeleton.feet)][..., GROUND]
         slides = _norm(feet[self.frames + 1] - feet[self.frames])
         return (self.held * slides).sum(-1) / self.held.sum(-1).clamp_min(1)

@@ -14,7 +14,7 @@ from motion.features import features_to_joints, root_motion
 from motion.foot import floor_height
 from motion.skeleton import Skeleton
 
-CYCLE_TOKENS = 8  # tokens of a loop that are repeated at either end, the receptive field of the decoder
+CYCLE_TOKENS = 8  # number of tokens of a loop that are repeated at either end, for the receptive field of the decoder
 
 
 class Bones:
@@ -52,8 +52,8 @@ class Decoding:
 
     Args:
         tokens: (n, q) or (n,) tokens of the initial motion.
-        source: (T, d) unnormalised features of the motion encoded by ``tokens``. The error of the tokenizer on it is
-            added to decoded features, so that unconstrained parts stay the same.
+        source: (T, d) unnormalised features of the motion encoded by ``tokens``. Its difference from the decoded tokens
+            is added to all decoded features, so that unconstrained parts stay the same.
         cyclic: whether the motion is a loop.
     """
 
@@ -77,11 +77,11 @@ class Decoding:
         return decoded if self.offset is None else decoded + self.offset
 
     def joints(self, features: Tensor) -> Tensor:
-        """Convert ``features`` (T, d) to joints (T, J, 3) in metres, with constant bone lengths."""
+        """Convert ``features`` (T, d) to joints (T, J, 3) in metres, with bone lengths as in ``with_bones``."""
         return self.with_bones(self.places(features))
 
     def with_bones(self, places: Tensor) -> Tensor:
-        """Give joints (T, J, 3) in metres constant bone lengths."""
+        """Make the bone lengths of joints (T, J, 3) in metres constant, except for variations in the source motion."""
         return self.bones.fitted(places) + self.shift
 
     def places(self, features: Tensor) -> Tensor:
@@ -120,8 +120,8 @@ def seam_painted(editor: MotionEditor, tokens: Tensor, text: str, seed: int, sam
 def closing_error(start: Tensor, metres: float) -> Callable[[Tensor], Tensor]:
     """Return a function that measures the gap between the end and the start of a loop, in metres plus weighted radians.
 
-    Features (T, d) have the unit of length ``metres``. The loop must return to its initial heading if the motion with
-    the features ``start`` turns little, and to its initial position if that motion travels little.
+    Positions in features (T, d) are in units of ``metres``. The loop must return to its initial heading if the motion
+    with the features ``start`` turns little, and to its initial position if that motion travels little.
     """
     def after_last(features: Tensor) -> tuple[Tensor, Tensor]:  # turn in radians and displacement (2,) of one cycle
         root = root_motion(torch.cat([features, features[:1]]))
@@ -143,9 +143,9 @@ def closing_error(start: Tensor, metres: float) -> Callable[[Tensor], Tensor]:
 
 
 def seam_excess(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Compute how much larger velocity and acceleration are at the seam of a loop than elsewhere, in metres per frame.
+    """Compute by how much velocity and acceleration at the seam of a loop exceed ``MARGIN`` times those elsewhere.
 
-    ``joints`` (T, J, 3) are in metres.
+    Returns the sum of both excesses. ``joints`` (T, J, 3) are in metres, and times are in frames.
     """
     excess = joints.new_zeros(())
     for seam, ordinary in _seam_and_ordinary(body_frame(joints, skeleton)):
@@ -154,7 +154,7 @@ def seam_excess(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def _seam_and_ordinary(local: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Compute the largest velocity and acceleration in ``local`` (T, J, 3), each at the seam and elsewhere."""
+    """Compute the largest mean velocity and acceleration of ``local`` (T, J, 3), each at the seam and elsewhere."""
     around = torch.cat([local, local[:2]])
     steps = around.diff(dim=0)
     sizes, changes = ((values.square().sum(-1) + 1e-12).sqrt().mean(-1) for values in (steps, steps.diff(dim=0)))
@@ -164,10 +164,10 @@ def _seam_and_ordinary(local: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tens
 
 @dataclass(frozen=True)
 class SeamGaps:
-    """Jumps at the seam of a loop, as multiples of the largest step elsewhere in the motion."""
+    """Jumps at the seam of a loop, relative to the rest of the motion, in body coordinates."""
 
-    position: float  # jump of the joint positions, in body coordinates
-    velocity: float  # jump of the joint velocities
+    position: float  # step at the seam, as a multiple of the largest step elsewhere
+    velocity: float  # change of velocity at the seam, as a multiple of the largest change elsewhere
 
     def __str__(self) -> str:
         return f"loop seam: {self.position:.2f} x the largest step elsewhere, {self.velocity:.2f} x in velocity"

@@ -23,7 +23,7 @@ Place = Callable[[Tensor], Sequence[Constraint]]          # creates constraints 
 UPPER_STREAM, CANDIDATE_STREAM, BEST_STREAM = 101, 102, 103  # random streams of a seed
 FAR_START = 0.3   # m: if the mean error of a sample is larger, others are tried
 CANDIDATES = 4    # maximum number of samples to choose the initial motion from
-RETRIED = (0.2, 2.0)  # m: if the largest error left is in this range, the next sample is tried
+RETRIED = (0.2, 2.0)  # m: if the largest remaining error is in this range, the next sample is tried
 TRIES = 2         # maximum number of samples to optimise
 FAULTS = ("skating", "penetration", "jerk", "bone drift")
 FAULT_WEIGHT = 0.5      # weight of all faults together, relative to the text match
@@ -37,14 +37,14 @@ class Direction:
 
     text: str                     # used to rank samples and to regenerate the seam of a loop
     draw: Draw                    # generates the motion
-    upper: Draw | None = None     # generates a motion whose upper body is combined with the other's legs
+    upper: Draw | None = None     # generates a motion whose upper body is combined with the legs from ``draw``
     place: Place | None = None    # creates the constraints
     loop: bool = False            # whether the motion must be a loop
     best_of: int = 1              # number of samples from which the best is chosen
 
 
 class Director:
-    """Generator of controlled motions. A motion depends on its direction and seed only."""
+    """Generator of controlled motions. Each motion depends only on its ``Direction`` and the seed."""
 
     def __init__(self, pipeline: TextToMotion, editor: MotionEditor, fps: float, sampling: Sampling | None = None,
                  settings: ControlSettings | None = None) -> None:
@@ -54,7 +54,7 @@ class Director:
     def make(self, direction: Direction, seed: int) -> Directed:
         """Generate a motion, the best of ``direction.best_of`` samples.
 
-        Raises ``ValueError`` if samples cannot be ranked, and the errors of ``direction.place``.
+        Raises ``ValueError`` if samples cannot be ranked. Errors raised by ``direction.place`` are passed on.
         """
         seeds = [seed, *(stream_seed(seed, BEST_STREAM, number) for number in range(1, direction.best_of))]
         made = [self._one(direction, one) for one in seeds]
@@ -82,9 +82,10 @@ class Director:
         return min(made, key=lambda one: one.largest)
 
     def _starts(self, direction: Direction, seed: int) -> list["_Start"]:
-        """Sample up to ``CANDIDATES`` initial motions and create their constraints. The smallest error comes first.
+        """Sample up to ``CANDIDATES`` initial motions and create their constraints.
 
-        Sampling stops at the first motion with an error of at most ``FAR_START``.
+        Sampling stops at the first motion with an error of at most ``FAR_START``. Returns the candidates sorted by
+        error, smallest first.
         """
         found: list[_Start] = []
         for one in [seed, *(stream_seed(seed, CANDIDATE_STREAM, number) for number in range(1, CANDIDATES))]:
@@ -123,7 +124,8 @@ class _Start(NamedTuple):
 def combined_features(pipeline: TextToMotion, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """Combine the legs and pelvis of ``lower`` with the upper body of ``upper``, both joints (T, J, 3) in metres.
 
-    Returns unnormalised features (T, d). They are not re-encoded, because the tokenizer reconstructs such bodies badly.
+    Returns unnormalised features (T, d). Use them instead of decoding their tokens, because the tokenizer reconstructs
+    combined bodies poorly.
     """
     joints = combine_bodies(lower, upper, pipeline.skeleton)
     joints = np.concatenate([joints, 2 * joints[-1:] - joints[-2:-1]]) / pipeline.metres

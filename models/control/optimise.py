@@ -2,7 +2,8 @@
 
 Adam minimises the constraint errors over the latents of the motion, the input of the decoder (similar to DNO,
 Karunratanakul et al. 2024, and MaskControl, Pinyoanuntapong et al. 2025). Further loss terms keep the latents near the
-codes, the motion smooth and the feet still. ``models.control.settle`` corrects the remaining errors on the joints.
+codes, the motion smooth and standing feet in place. ``models.control.settle`` then moves the joints to correct the
+remaining errors.
 """
 import math
 from collections.abc import Sequence
@@ -66,7 +67,7 @@ class Directed:
 
     @property
     def largest(self) -> float:
-        """Largest remaining distance in metres."""
+        """Largest remaining position error, in metres."""
         return max((left.largest for left in self.remaining if left.unit == "m"), default=0.0)
 
     @property
@@ -91,7 +92,7 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
              cyclic: bool = False) -> Directed:
     """Change the motion encoded by ``tokens`` (n, q) as little as possible to meet ``constraints``.
 
-    Constraints that contradict each other or cannot be met are met as well as possible.
+    If the constraints contradict each other or are out of reach, errors remain (see ``Directed.remaining``).
 
     Args:
         source: (T, d) unnormalised features of the motion encoded by ``tokens``. Its unconstrained parts are kept.
@@ -124,7 +125,7 @@ def optimise(pipeline: TextToMotion, tokens: Tensor, constraints: Sequence[Const
 def is_near(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> bool:
     """Return whether all constraints are position targets that ``joints`` (T, J, 3) miss by at most ``NEAR``.
 
-    The latents of this motion are not optimised, unless it is a loop: Adam's steps do not shrink with the error, and
+    If so, the latents are not optimised, unless the motion is a loop: Adam's steps do not shrink with the error, and
     would change gestures more than needed.
     """
     return all(isinstance(constraint, RootPath | JointTarget | Pose)

@@ -30,12 +30,13 @@ def bert_folder(source: str | Path) -> Path:
 
 
 def from_bert(source: str | Path, *, layers: int | None = None, **sizes: Any) -> QFormer:
-    """Create a Q-Former initialised from the BERT at ``source`` (folder or hub name).
+    """Create a Q-Former initialised from the BERT model ``source`` (folder or hub name).
 
     Sizes come from BERT's ``config.json``, except those in ``sizes``, such as ``encoder_width``. ``layers`` is the
     number of layers to keep. [DEC] is appended to the vocabulary. BERT's embedding of token type 0 is added to all
-    position embeddings, so that the text pass equals BERT's. The feed-forward blocks of the queries are copies of the
-    text's. Other parameters that BERT lacks are initialised at random.
+    position embeddings, so that the text pass equals BERT's. The feed-forward blocks of the queries are copies of those
+    of the text. Other parameters that BERT lacks are initialised at random. Raises ``InputError`` for an unusable model
+    or too many ``layers``.
     """
     folder = bert_folder(source)
     config = replace(_config(folder), **sizes)
@@ -127,7 +128,7 @@ def padded_pieces(rows: Sequence[Sequence[int]], pad_id: int, width: int | None 
 
 
 class WordPieces:
-    """Word-piece tokenizer. ``source`` is a ``vocab.txt`` or a folder with one."""
+    """Word-piece tokenizer. ``source`` is a ``vocab.txt`` file or a folder that contains one."""
 
     def __init__(self, source: str | Path) -> None:
         path = Path(source)
@@ -152,7 +153,8 @@ class WordPieces:
     def encode(self, texts: Sequence[str], max_length: int = 32, pad_to: int | None = None) -> Pieces:
         """Encode texts, truncated to ``max_length`` word pieces including [CLS] and [SEP].
 
-        Texts are padded to the longest text, or to ``pad_to`` word pieces. Raises ``ValueError`` if a text is longer.
+        Texts are padded to the longest text, or to ``pad_to`` word pieces. Raises ``ValueError`` if a text is longer
+        than that, or if ``max_length`` is below 2.
         """
         if max_length < 2:
             raise ValueError(f"max_length {max_length} leaves no room for [CLS] and [SEP]")

@@ -1,8 +1,8 @@
 """Text and motion features of a trained LaMP model, and a score of how familiar a prompt is.
 
-Familiarity compares mean word embeddings, because LaMP's text features are close to a known motion even for unknown
-texts. A text is familiar if it is near a k-means centre of the training texts and not similar to an example prompt for
-which the models cannot generate a motion.
+Familiarity compares mean word embeddings, because LaMP's text features are close to those of a known motion even for
+unknown texts. A text is familiar if it is near a k-means centre of the training texts and not similar to an example
+prompt for which the models cannot generate a motion.
 """
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +42,7 @@ class Familiarity:
         return known - FOREIGN_WEIGHT * foreign
 
     def nearest(self, vector: Tensor, count: int = 2) -> list[str]:
-        """Return ``count`` distinct labels of the centres closest to a normalised text ``vector`` (h,)."""
+        """Return up to ``count`` distinct labels of the centres closest to a normalised text ``vector`` (h,)."""
         order = (self.centres @ vector).argsort(descending=True).tolist()
         return list(dict.fromkeys(self.labels[row] for row in order))[:count]
 
@@ -203,14 +203,14 @@ class LaMPFeatures(nn.Module):
     def condition(self, ids: Tensor, mask: Tensor, kind: ConditionKind = "query") -> Tensor:
         """Compute the text condition for text-to-motion transformers, (b, h), or (b, 2h) for ``both``.
 
-        ``query`` is the mean of the queries after attending to the text, ``cls`` the hidden state of [CLS]. The queries
-        of published models also attend to padding, so texts must be padded as in training.
+        ``query`` is the mean hidden state of the queries after they attend to the text; ``cls`` is the hidden state of
+        [CLS]. The queries of published models also attend to padding, so texts must be padded as in training.
         """
         with _inference(self):
             return self.make_condition(ids, mask, kind)
 
     def make_condition(self, ids: Tensor, mask: Tensor, kind: ConditionKind) -> Tensor:
-        """Compute the text condition as ``condition`` does, but with gradients and in the current training mode."""
+        """Compute the text condition as ``condition`` does, but with gradients and without switching to eval mode."""
         hidden = self.Qformer.text(ids, mask)
         parts = []
         if kind in ("query", "both"):
@@ -297,7 +297,7 @@ def text_inputs(model: LaMPFeatures, pieces: WordPieces, texts: Sequence[str], l
 class LaMPText:
     """Text encoder of a LaMP model.
 
-    ``kind`` selects the condition (see ``LaMPFeatures.condition``), and ``fingerprint`` the model, for caches.
+    ``kind`` selects the condition (see ``LaMPFeatures.condition``). ``fingerprint`` identifies the model in cache keys.
     """
 
     def __init__(self, model: LaMPFeatures, pieces: WordPieces, kind: ConditionKind, max_text_len: int,

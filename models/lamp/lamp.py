@@ -12,7 +12,7 @@ The released code differs from the paper. ``LaMPConfig.published`` reproduces it
 - the motion encoder is the tokenizer's, without dropout (published: initialised at random, with dropout);
 - motion latents have position encodings;
 - padding is masked in all attention layers and losses;
-- gen attends to the hidden states of the text (published: to word embeddings).
+- in gen, queries attend to the hidden states of the text (published: to word embeddings).
 
 With several processes, the negatives of ptc and ptm come from all processes. Averaged over the processes, the losses
 equal those of the whole batch.
@@ -86,7 +86,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class LaMPResult:
-    """Losses and accuracies of all objectives. Values are scalars."""
+    """Losses and accuracies of the objectives, which are scalars, and the text states."""
 
     loss: Tensor  # weighted sum of the losses
     losses: dict[str, Tensor]
@@ -231,7 +231,8 @@ class LaMP(LaMPFeatures):
                      rows: Tensor | None = None) -> Tensor:
         """Compute logits (b, 2) of texts and motion ``states`` (b, n, encoder_width). Class 1 means a match.
 
-        With ``rows`` (b,), pair i uses row ``rows[i]`` of ``states``, which is then projected only once.
+        With ``rows`` (b,), pair i uses row ``rows[i]`` of ``states``, so that states shared by several pairs are
+        projected only once.
         """
         hidden = self.Qformer.joint(self.query_tokens, ids, mask, states, states_mask, rows)
         return self.itm_head(hidden[:, :self.query_tokens.shape[1]]).float().mean(1)
@@ -362,7 +363,7 @@ def is_text(name: str) -> bool:
 def freeze_motion(model: LaMP) -> None:
     """Freeze all parameters except the feed-forward blocks of texts and the text projection ``text_proj``.
 
-    Motion features do not change in training then. The self-attention, which texts and queries share, is also frozen,
+    Motion features then do not change in training. The self-attention, which texts and queries share, is also frozen,
     and so are the word embeddings, the heads and the temperature.
     """
     for name, parameter in model.named_parameters():
@@ -373,7 +374,8 @@ def freeze_motion(model: LaMP) -> None:
 def freeze_text(model: LaMP, words: bool, trained_layers: int | None) -> None:
     """Freeze parameters of the text encoder (see ``is_text``), including the self-attention shared with the queries.
 
-    ``words`` freezes the word embeddings; ``trained_layers`` freezes all but the last ``trained_layers`` layers.
+    ``words`` freezes the word embeddings. ``trained_layers``, unless None, freezes the whole text encoder except its
+    last ``trained_layers`` layers.
     """
     model.Qformer.bert.embeddings.word_embeddings.requires_grad_(not words)
     if trained_layers is None:

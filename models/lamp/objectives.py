@@ -27,12 +27,12 @@ class Comparison:
     """Text and motion encoders with their similarity function, for retrieval."""
 
     texts: Callable[[Sequence[str]], Tensor]           # encodes texts to (n, e)
-    motions: Callable[[Tensor, Tensor], Tensor]        # encodes motions (m, t, d), lengths (m,) to (m, e) or (m, q, e)
+    motions: Callable[[Tensor, Tensor], Tensor]        # encodes motions (m, t, d) with lengths (m,), as (m[, q], e)
     similarity: Callable[[Tensor, Tensor], Tensor]     # computes similarities (n, m); larger is closer
 
 
 def same_caption(ids: Tensor, others: Tensor | None = None) -> Tensor:
-    """Return a mask (b, n) of equal rows of ``ids`` (b, t) and ``others`` (n, t), by default ``ids``."""
+    """Return a mask (b, n), True where rows of ``ids`` (b, t) and ``others`` (n, t), by default ``ids``, are equal."""
     others = ids if others is None else others
     return (ids[:, None] == others[None]).all(-1)
 
@@ -46,8 +46,8 @@ def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tens
                      first: int = 0) -> Tensor:
     """Compute the mean cross-entropy of ``scores`` (b, n) with label smoothing; the target of row i is ``first`` + i.
 
-    Entries of ``excluded`` (b, n), except the targets, are ignored. ``extra`` (b,) has the score of one additional
-    negative per row, or -inf.
+    Entries that are True in ``excluded`` (b, n), except the targets, are ignored. ``extra`` (b,) is the score of an
+    additional negative for each row, or -inf for none.
     """
     rows, columns = scores.shape
     if columns < 2:
@@ -66,7 +66,7 @@ def contrastive_loss(scores: Tensor, excluded: Tensor | None = None, extra: Tens
 def masked_softmax(scores: Tensor, excluded: Tensor | None = None) -> Tensor:
     """Compute the softmax (r, n) of each row of ``scores``, without gradients.
 
-    Entries of ``excluded`` (r, n) have probability zero. Each row needs at least one other entry.
+    Entries that are True in ``excluded`` (r, n) have probability zero. Each row needs at least one that is False.
     """
     scores = scores.detach().float()
     if excluded is not None:
@@ -86,7 +86,7 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Compute the top-1 accuracy, in [0, 1], of ``logits`` (m, classes)."""
+    """Compute the top-1 accuracy, in [0, 1], of ``logits`` (m, classes) for ``targets`` (m,)."""
     logits = logits.detach()
     # argmax over a vocabulary is many times slower than amax.
     return (logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) == logits.amax(-1)).float().mean()

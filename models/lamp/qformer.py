@@ -187,7 +187,8 @@ class QFormer(nn.Module):
               states_mask: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """Encode queries and text together with bidirectional attention. Returns hidden states (b, n + t, h).
 
-        Queries also attend to ``states`` (b, s, encoder_width): row i to row i or, with ``rows`` (b,), ``rows[i]``.
+        Queries also attend to ``states`` (b, s, encoder_width): those of row i attend to row i or, with ``rows`` (b,),
+        to row ``rows[i]``.
         """
         queries = queries.expand(len(ids), -1, -1)
         if mask is not None:

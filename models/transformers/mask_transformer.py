@@ -60,7 +60,7 @@ class Generated:
 class MaskTransformer(Trunk):
     """Transformer that predicts masked tokens from the other tokens and text features.
 
-    Token ids 0 to K-1 are codes, K is the mask and K+1 padding.
+    Token ids 0 to K-1 are codes, K is the mask, and K+1 is padding.
     """
 
     config: MaskTransformerConfig
@@ -96,7 +96,7 @@ class MaskTransformer(Trunk):
 
     def guided_logits(self, ids: Tensor, cond: Tensor, padding: Tensor | None,
                       cond_scale: float | Tensor, at: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
-        """Compute logits (b, n, K), float32, with classifier-free guidance by ``cond_scale``.
+        """Compute logits (b, n, K), float32, with classifier-free guidance of scale ``cond_scale``.
 
         ``negative`` (b, c) are text features to guide away from, by default zeros, which mean no text. Other arguments
         are as in ``forward``.
@@ -122,7 +122,7 @@ class MaskTransformer(Trunk):
         """Mask tokens of ``ids`` (b, n) for training, where ``token_lens`` (b,) are lengths in tokens.
 
         The share of tokens to predict is sampled from the cosine schedule. Of these tokens, 10 % become random codes,
-        and 88 % of the others are masked. ``batch_slice`` describes the local rows of the whole batch.
+        and 88 % of the others are masked. ``batch_slice`` is the position of the local rows in the whole batch.
         """
         b, n = ids.shape
         uniform = batch_slice.rand(generator, b, 3, n).to(ids.device, non_blocking=True).unbind(1)
@@ -142,7 +142,7 @@ class MaskTransformer(Trunk):
              batch_slice: BatchSlice = WHOLE) -> TokenLoss:
         """Compute the loss of predicting masked tokens.
 
-        ``ids`` (b, n) are tokens, ``cond`` (b, c) text features and ``token_lens`` (b,) lengths in tokens.
+        ``ids`` (b, n) are tokens, ``cond`` (b, c) are text features, and ``token_lens`` (b,) are lengths in tokens.
         """
         batch = self.corrupt(ids, token_lens, generator, batch_slice)
         width = ids.shape[1]
@@ -158,8 +158,8 @@ class MaskTransformer(Trunk):
                  negative: Tensor | None = None) -> Generated:
         """Generate tokens for text features ``cond`` (b, c) by iterative unmasking (MaskGIT, section 3.3).
 
-        All tokens start masked. Each step samples all masked tokens, keeps the most probable tokens and masks the
-        others again.
+        Initially, all tokens except ``known`` ones are masked. Each step samples the masked tokens, keeps the most
+        probable of them, and masks the others again.
 
         Args:
             token_lens: length of each sample in tokens, at least 1.
@@ -207,8 +207,8 @@ class MaskTransformer(Trunk):
         free = (~fixed).sum(1)
         scores = torch.zeros(ids.shape, device=ids.device).masked_fill(fixed, KEPT)
         steps = []
-        # To avoid waiting for the device, each step computes the maximum number of masked positions for this length,
-        # and a tensor marks those that are masked.
+        # The number of masked positions differs between samples. To avoid waiting for the device, each step computes
+        # the maximum number for this length, and ``masked`` selects the positions that are really masked.
         most = (shares * ids.shape[1]).round().clamp_min(1).long().tolist()
         for step, share in enumerate(shares.tolist()):
             at = scores.argsort(dim=1, stable=True)[:, :most[step]]  # (b, c) positions of the least probable tokens
@@ -251,7 +251,7 @@ class LaMPMaskTransformer(MaskTransformer):
         self.register_load_state_dict_pre_hook(_complete_state)
 
     def text_condition(self, ids: Tensor, mask: Tensor) -> TextCondition:
-        """Encode word pieces ``ids`` (b, t), where ``mask`` (b, t) is 1 or True at words, to text features.
+        """Encode word pieces ``ids`` (b, t) to text features. ``mask`` (b, t) is 1 or True at words.
 
         The queries also attend to padding, so texts must be padded to ``TEXT_LENGTH`` as in the released model.
         """
@@ -261,7 +261,7 @@ class LaMPMaskTransformer(MaskTransformer):
 
 
 class ReleasedText:
-    """Text encoder of a released transformer. ``fingerprint`` is a hash of the weights, for caches."""
+    """Text encoder of a released transformer. ``fingerprint`` is a hash of its weights, used in cache keys."""
 
     def __init__(self, model: LaMPMaskTransformer, pieces: WordPieces, fingerprint: str = "") -> None:
         self.model, self.pieces = model.eval(), pieces
@@ -285,8 +285,8 @@ def _complete_state(module: LaMPMaskTransformer, state: dict[str, Tensor], prefi
 class ClipText:
     """Frozen CLIP text encoder. Features are the projected hidden state of the end-of-text token, not normalised.
 
-    ``source`` is a folder in the Hugging Face layout, or a name on the hub. Raises ``InputError`` if the model is
-    incomplete or ``transformers`` is not installed.
+    ``source`` is a folder in the Hugging Face layout, or the name of a model on the hub. Raises ``InputError`` if the
+    model is incomplete or ``transformers`` is not installed.
     """
 
     def __init__(self, source: str | Path = CLIP_NAME, device: torch.device | str = "cpu") -> None:

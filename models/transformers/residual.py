@@ -96,7 +96,7 @@ class ResidualTransformer(Trunk):
 
     def guided_logits(self, history: Tensor, layers: Tensor, cond: Tensor, padding: Tensor | None,
                       cond_scale: float | Tensor, negative: Tensor | None = None) -> Tensor:
-        """Compute logits (b, n, K+1), float32, with classifier-free guidance by ``cond_scale``.
+        """Compute logits (b, n, K+1), float32, with classifier-free guidance of scale ``cond_scale``.
 
         ``negative`` (b, c) are text features to guide away from, by default zeros, which mean no text.
         """
@@ -118,15 +118,15 @@ class ResidualTransformer(Trunk):
         return torch.einsum("bnqc,bq->bnc", F.embedding(rows, tables.flatten(0, 1)), used)
 
     def draw_layers(self, count: int, generator: torch.Generator, batch_slice: BatchSlice = WHOLE) -> Tensor:
-        """Sample the layers (count,) to train on, from 1 to q-1, lower layers more often."""
+        """Sample the layers (count,) to train on, from 1 to q-1. Lower layers are sampled more often."""
         progress = batch_slice.rand(generator, count)
         return ((1 - cosine_mask_ratio(progress)) * (self.config.num_quantizers - 2)).round().long() + 1
 
     def loss(self, ids: Tensor, cond: Tensor, token_lens: Tensor, generator: torch.Generator,
              layers: Tensor | None = None, batch_slice: BatchSlice = WHOLE) -> TokenLoss:
-        """Compute the loss of predicting one layer per sample, sampled or given as ``layers`` (b,).
+        """Compute the loss of predicting one layer per sample. By default, ``layers`` (b,) are sampled.
 
-        ``ids`` (b, n, q) are tokens, ``cond`` (b, c) text features and ``token_lens`` (b,) lengths in tokens.
+        ``ids`` (b, n, q) are tokens, ``cond`` (b, c) are text features, and ``token_lens`` (b,) are lengths in tokens.
         """
         if layers is None:
             layers = self.draw_layers(len(ids), generator, batch_slice).to(ids.device, non_blocking=True)
@@ -142,10 +142,10 @@ class ResidualTransformer(Trunk):
     def generate(self, base: Tensor, cond: Tensor, token_lens: Sequence[int], generators: Sequence[torch.Generator],
                  sampling: Sampling = DEFAULT_SAMPLING, *, known: Tensor | None = None,
                  negative: Tensor | None = None) -> Tensor:
-        """Generate the residual layers for base-layer tokens ``base`` (b, n). Returns (b, n, q), -1 at padding.
+        """Generate the residual layers for base-layer tokens ``base`` (b, n).
 
         ``known`` (b, n, q) has the tokens to keep, and negative values where tokens are generated. Other arguments and
-        errors are as in ``MaskTransformer.generate``.
+        errors are as in ``MaskTransformer.generate``. Returns the tokens (b, n, q) of all layers, -1 at padding.
         """
         token_lens = self.checked_lengths(token_lens, generators, cond, base)
         layers, classes = self.config.num_quantizers - 1, self.config.num_tokens + self.config.published
@@ -164,7 +164,7 @@ class ResidualTransformer(Trunk):
                       given: Tensor | None, *, sampling: Sampling) -> Tensor:
         """Generate layers 1 to q-1 from ``base`` (b, n) with ``noise`` (b, q-1, n, classes). Returns (b, n, q).
 
-        Values in ``given`` (b, n, q) that are not negative replace the generated tokens.
+        Non-negative values in ``given`` (b, n, q) replace the generated tokens.
         """
         layers = self.config.num_quantizers - 1
         ids, history, tables = [base], 0, self.input_tables()

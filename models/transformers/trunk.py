@@ -1,6 +1,7 @@
-"""Base class of the masked and the residual transformer, their loss, and sampling of tokens.
+"""Base class of the masked and the residual transformer, their loss, and token sampling.
 
-Parameters have the published names. Sequences are batch-first (b, n, dim), except the published position table.
+Parameters have the published names. Sequences are batch-first (b, n, dim); the position table has its published shape
+(positions, 1, dim).
 """
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -39,10 +40,11 @@ MOST_GRAPHS = 64  # maximum number of recorded graphs per model; each has its ow
 
 
 class GraphCache:
-    """Cache of CUDA graphs, each of which replaces thousands of kernel launches by one launch.
+    """Cache of CUDA graphs, each of which replaces thousands of kernel launches with a single launch.
 
-    A graph is recorded for each combination of function, input shapes and settings; the oldest is dropped if there are
-    more than ``MOST_GRAPHS``. The function must not wait for the device and must depend on its arguments only.
+    A graph is recorded for each combination of function, input shapes and settings. If there are more than
+    ``MOST_GRAPHS``, the oldest is dropped. Functions must not wait for the device and must depend only on their
+    arguments.
     """
 
     def __init__(self) -> None:
@@ -117,7 +119,10 @@ class Trunk(nn.Module):
 
     def checked_lengths(self, token_lens: Sequence[int], generators: Sequence[torch.Generator], cond: Tensor,
                         *tokens: Tensor) -> list[int]:
-        """Return the lengths of samples to generate as a list. All arguments must have one item per sample."""
+        """Check the arguments of a generation and return ``token_lens`` as a list.
+
+        Raises ``RuntimeError`` in training mode, and ``ValueError`` if the arguments differ in the number of samples.
+        """
         if self.training:
             raise RuntimeError("generation needs eval mode")
         if len({len(each) for each in (token_lens, generators, cond, *tokens)}) > 1:
@@ -129,7 +134,7 @@ class Trunk(nn.Module):
     def sampling_inputs(self, batch: "StaticBatch", cond: Tensor, negative: Tensor | None, token_lens: Sequence[int],
                         generators: Sequence[torch.Generator], rounds: int, classes: Sequence[int],
                         ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Return padding (b, n), noise (b, rounds, n, ...), and both text features for the samples of ``batch``."""
+        """Return padding (b, n), noise (b, rounds, n, ...), ``cond`` and ``negative`` for the samples in ``batch``."""
         lengths, streams = batch.pick(token_lens), [generators[row] for row in batch.rows]
         noise = draw_uniform(streams, lengths, rounds, (batch.size, batch.length, *classes), cond.device)
         padding = padding_of(torch.tensor(lengths, device=cond.device), batch.length)
@@ -139,7 +144,7 @@ class Trunk(nn.Module):
         """Initialise all weights.
 
         The bias of ``cond_emb`` represents "no text" and must not be zero: with causal attention it is the only input
-        of the first position, and layer norm would multiply the gradient of a constant by 1 / sqrt(eps) = 316.
+        of the first position, and layer norm would multiply the gradient of a constant vector by 1 / sqrt(eps) = 316.
         """
         self.apply(initialise)
         nn.init.normal_(self.cond_emb.bias, std=INIT_STD)
@@ -148,7 +153,7 @@ class Trunk(nn.Module):
         """Encode token embeddings ``x`` (b, n, code_dim), preceded by ``prefix`` (b, p, dim). Returns (b, n, out_dim).
 
         ``mask`` is an ``attention_mask`` for all p + n positions. With ``at`` (b, c), only the outputs (b, c, out_dim)
-        of these tokens are computed.
+        at these tokens are computed.
         """
         embedding = self.input_process.poseEmbedding
         x = self.position_enc(embedding(x.to(embedding.weight.dtype)))
@@ -160,7 +165,7 @@ class Trunk(nn.Module):
 
     @torch.no_grad()
     def start_codes(self, tables: Iterable[Tensor], codebooks: Tensor) -> None:
-        """Initialise the embedding ``tables`` (K + extra, code_dim) from ``codebooks`` (layers, K, code_dim).
+        """Initialise embedding ``tables``, (K + extra, code_dim) per layer, from ``codebooks`` (layers, K, code_dim).
 
         Codes are centred and divided by the std of the first layer. Extra rows (mask, padding) are sampled from
         N(0, 1). Embeddings initialised by ``initialise`` are small compared with the position encoding, which slows
@@ -189,7 +194,7 @@ class Trunk(nn.Module):
 
 
 def distinct_rows(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Find the distinct rows of the concatenated ``parts``, (b, n) each.
+    """Find the distinct rows of ``parts``, (b, n) each, which are concatenated along their columns.
 
     Returns the indices (m,) of their first occurrences, and the index (b,) of each row among the distinct rows.
     """
@@ -200,13 +205,14 @@ def distinct_rows(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def attention_mask(kind: str, prefix: int, length: int, padding: Tensor | None, device: torch.device) -> Tensor | None:
-    """Create an attention mask that broadcasts to (b, heads, s, s), s = ``prefix`` + ``length``.
+    """Create an attention mask that broadcasts to (b, heads, s, s), where s is ``prefix`` + ``length``.
 
-    - ``causal``: masks keys after the query, and padding.
+    - ``causal``: masks padding and the keys after the query.
     - ``full``: masks padding. Returns None if ``padding`` is None.
     - ``additive``: adds 1 to the scores of keys up to the query and masks nothing, as in the released LaMP.
 
-    ``padding`` (b, length) is True at padding. Raises ``ValueError`` for an unknown ``kind``.
+    Boolean masks are True at visible keys; ``padding`` (b, length) is True at padding. Raises ``ValueError`` for an
+    unknown ``kind``.
     """
     if kind not in ATTENTION_KINDS:
         raise ValueError(f"attention {kind!r} is not one of {', '.join(ATTENTION_KINDS)}")
@@ -277,8 +283,8 @@ def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], 
                  device: torch.device) -> Tensor:
     """Draw uniform noise (b, rounds, n, ...) on ``device`` for tensors of ``size`` (b, n, ...).
 
-    Row k takes ``lengths[k]`` positions per round from ``generators[k]``, so that the noise of a sample does not depend
-    on its padding. All other values are 0.5.
+    In row k, the first ``lengths[k]`` positions of each round are drawn from ``generators[k]``, so that the noise of a
+    sample does not depend on its padding. All other values are 0.5.
     """
     rows, length, *rest = size
     noise = torch.full((rows, rounds, length, *rest), 0.5)
@@ -288,10 +294,11 @@ def draw_uniform(generators: Sequence[torch.Generator], lengths: Sequence[int], 
 
 
 def sample_tokens(logits: Tensor, thres: float, temperature: float, gumbel: bool, uniform: Tensor) -> Tensor:
-    """Sample tokens (b, n) from the ``kept_classes`` largest ``logits`` (b, n, classes) at ``temperature``.
+    """Sample tokens (b, n) at ``temperature`` from the largest ``logits`` (b, n, classes).
 
-    With ``gumbel``, the Gumbel-max trick (Maddison et al. 2014) is used and ``uniform`` is (b, n, classes). Otherwise
-    the cumulative distribution is inverted and ``uniform`` is (b, n).
+    ``kept_classes(classes, thres)`` classes can be sampled. With ``gumbel``, the Gumbel-max trick (Maddison et al.
+    2014) is used and ``uniform`` is (b, n, classes). Otherwise, the cumulative distribution is inverted and ``uniform``
+    is (b, n).
     """
     temperature = max(temperature, SMALLEST_TEMPERATURE)
     values, indices = logits.topk(kept_classes(logits.shape[-1], thres), dim=-1, sorted=False)
@@ -337,7 +344,7 @@ class StaticBatch:
 
 
 def default_rows(independent: bool) -> int:
-    """Return the default batch size, which is larger if rows are independent of the batch (see ``is_packed``)."""
+    """Return the default batch size, which is larger if rows do not depend on each other (see ``is_packed``)."""
     return PACKED_ROWS if independent else 1
 
 
@@ -345,9 +352,9 @@ def static_batches(token_lens: Sequence[int], device: torch.device, rows: int | 
                    independent: bool = False) -> list[StaticBatch]:
     """Group samples of similar length into batches of at most ``rows`` samples.
 
-    A sample's padded length depends only on its own length. If ``exact`` is True, samples are not padded. All batches
-    have ``rows`` rows, so that rounding errors do not depend on the number of samples, unless rows are ``independent``.
-    Raises ``ValueError`` for a length below 1.
+    A sample's padded length depends only on its own length. If ``exact`` is True, samples are not padded. Unless rows
+    are ``independent``, all batches have exactly ``rows`` rows, so that rounding errors do not depend on the number of
+    samples. Raises ``ValueError`` for a length below 1.
     """
     if min(token_lens, default=1) < 1:
         raise ValueError(f"every sample needs at least one token, not {min(token_lens)}")

@@ -55,7 +55,11 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(config.vq_dropout)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Apply the block to ``x`` (b, width, t). Frames where ``valid`` (b, 1, t) is zero do not affect the others."""
+        """Apply the block to ``x`` (b, width, t).
+
+        Frames where ``valid`` (b, 1, t) is zero do not affect the others, except through the statistics of group norm
+        or, in training, batch norm.
+        """
         h = self.conv1(_cut(self.activation(self.norm1(x)), valid))
         h = self.conv2(self.activation(self.norm2(h)))
         return x + self.dropout(h)
@@ -108,10 +112,11 @@ class Decoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Decode ``latent`` (b, output_emb_width, n). Frames beyond ``lengths`` (b,), in latents, are undefined.
+        """Decode ``latent`` (b, output_emb_width, n) to motion features.
 
-        With ``lengths``, padded latents are zeroed before every convolution, so they do not affect valid latents.
-        Raises ``ValueError`` if the decoder uses group norm, whose statistics would include padding.
+        With ``lengths`` (b,), the numbers of valid latents, padding is zeroed before every convolution, so it does not
+        affect valid frames. Padded output frames are undefined. Raises ``ValueError`` if ``lengths`` are given and the
+        decoder uses group norm, whose statistics would include padding.
         """
         *inner, last = self.model
         x = latent.to(inner[0].weight.dtype)
@@ -137,7 +142,7 @@ class Reconstruction:
     motion: Tensor      # (b, t, d) normalised features
     codes: Tensor       # (b, n, q) int64
     commitment: Tensor  # scalar, commitment loss
-    perplexity: Tensor  # scalar, code perplexity
+    perplexity: Tensor  # scalar, perplexity of the code usage
 
 
 class _Tokenizer(nn.Module):
@@ -168,13 +173,13 @@ class _Tokenizer(nn.Module):
     def forward_decoder(self, ids: Tensor, token_lens: Tensor | None = None) -> Tensor:
         """Decode tokens ``ids`` (b, n, q') of the first q' layers to normalised motion (b, t, d).
 
-        A token -1 stands for the zero vector. With ``token_lens`` (b,), padding does not affect valid frames, except
+        A token of -1 stands for the zero vector. With ``token_lens`` (b,), padding does not affect valid frames, except
         for rounding errors.
         """
         return self.decode_latents(self.latents(ids), token_lens)
 
     def decode_latents(self, latents: Tensor, token_lens: Tensor | None = None) -> Tensor:
-        """Decode latents (b, dim, n) to normalised motion (b, t, d)."""
+        """Decode latents (b, dim, n) to normalised motion (b, t, d). For ``token_lens``, see ``forward_decoder``."""
         return self.parts.decoder(latents, token_lens).float()
 
 
@@ -271,8 +276,8 @@ def tokenizer_loss(result: Reconstruction, motion: Tensor, joints: int, recons_l
                    commit: float) -> TokenizerLoss:
     """Compute the reconstruction losses of all features and of the local joint positions, and the total loss.
 
-    ``motion`` (b, t, d) is normalised. ``loss_vel`` is the weight of the positions, named as in published ``opt.txt``
-    files, and ``commit`` is the weight of the commitment loss.
+    ``motion`` (b, t, d) is normalised, and ``recons_loss`` is "l1" or "l1_smooth". ``loss_vel``, named as in published
+    ``opt.txt`` files, is the weight of the position loss, and ``commit`` is the weight of the commitment loss.
     """
     distance = {"l1_smooth": F.smooth_l1_loss, "l1": F.l1_loss}[recons_loss]
     local = slice(4, 4 + 3 * (joints - 1))

@@ -1,8 +1,8 @@
 """Vector quantizers whose codebooks are learned by exponential moving averages (EMA), with resets of dead codes.
 
-A code is dead if it is used less than once per step on average. It is replaced by a random vector of the batch, and its
-running sums are reset. ``published`` reproduces the released code: code k is replaced by vector k of the batch, and its
-sums continue to decay, so it is replaced at every step until enough vectors are assigned to it.
+A code is dead if it is used less than once per step on average. It is replaced by a random vector from the batch, and
+its running sums are reset. ``published`` reproduces the released code: code k is replaced by vector k of the batch, and
+its sums continue to decay, so it is replaced at every step until enough vectors are assigned to it.
 
 Statistics are summed over processes and micro-batches. The codebook is updated after the last micro-batch of a step.
 """
@@ -16,7 +16,7 @@ from models.layers import linear
 from utils.runtime import WHOLE, BatchSlice, sample_columns
 
 ALIVE = 1.0  # average uses per step below which a code is dead
-TILE_NOISE = 0.01  # noise of repeated vectors, times sqrt(dim), if a batch has fewer vectors than the codebook
+TILE_NOISE = 0.01  # sqrt(dim) times the std of the noise on repeated vectors, if a batch has fewer vectors than codes
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Quantized:
 class EmaQuantizer(nn.Module):
     """Quantizer with a codebook (codes, dim) learned by moving averages (van den Oord et al. 2017, appendix A.1).
 
-    As in published checkpoints, the state dict contains ``codebook`` only. Training also stores ``running_state``.
+    As in published checkpoints, the state dict contains only ``codebook``. Training checkpoints also contain
+    ``running_state``.
     """
 
     def __init__(self, codes: int, dim: int, mu: float = VQConfig.mu, published: bool = False) -> None:
@@ -43,7 +44,7 @@ class EmaQuantizer(nn.Module):
         self.register_buffer("code_sum", torch.zeros(codes, dim), persistent=False)
         self.register_buffer("code_count", torch.zeros(codes), persistent=False)
         self.initialised = False
-        self._pending: dict[int, Tensor] = {}  # statistics of earlier micro-batches of the step, by layer
+        self._pending: dict[int, Tensor] = {}  # statistics of earlier micro-batches of the step, keyed by layer
         self._starting: int | None = None      # layer that initialises the codebook in this step
 
     def forward(self, latent: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None,
@@ -53,8 +54,8 @@ class EmaQuantizer(nn.Module):
         Args:
             latent: vectors to quantize, n per clip for b clips.
             temperature: if above 0, codes are sampled (see ``sample``); otherwise the nearest code is chosen.
-            generator: random numbers for sampling and for replacing dead codes. It must have the same state in all
-                processes and micro-batches of a step. The default is torch's global generator.
+            generator: generator for sampling and for replacing dead codes. It must have the same state in all processes
+                and micro-batches of a step. The default is torch's global generator.
             batch_slice: position of the local rows in the whole batch.
             layer: index of the layer, if several layers share this codebook.
 
@@ -101,7 +102,7 @@ class EmaQuantizer(nn.Module):
         return products.mul_(-2).add_(rows.square().sum(1, keepdim=True)).add_(self.codebook.square().sum(1))
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """Look up the codes (..., dim) with indices ``ids`` (...); -1 gives the zero vector."""
+        """Look up the vectors (..., dim) of the codes ``ids`` (...); -1 gives the zero vector."""
         vectors = self.codebook[ids.clamp_min(0)]
         return vectors * (ids >= 0).unsqueeze(-1)
 
@@ -128,10 +129,11 @@ class EmaQuantizer(nn.Module):
         return torch.zeros_like(self.code_count).index_add_(0, ids, torch.ones_like(ids, dtype=self.code_count.dtype))
 
     def _candidates(self, rows: Tensor, generator: torch.Generator, start: int, whole: int) -> Tensor:
-        """Choose a row of the whole batch for each code, in case it is dead. Returns vectors (codes, dim).
+        """For each code, choose a row of the whole batch to replace it if it is dead. Returns vectors (codes, dim).
 
-        ``rows`` (r, dim) are the local rows; the first is row ``start`` of the ``whole`` rows of the batch. A code
-        whose row is not local is assigned the zero vector; the sum over processes and micro-batches has all vectors.
+        ``rows`` (r, dim) are the local rows; the first is row ``start`` of the ``whole`` rows of the batch. If the
+        chosen row is not local, the vector is zero; the sum over processes and micro-batches then contains every
+        vector. If the batch has fewer rows than there are codes, rows are repeated and noise is added.
         """
         codes, dim = self.codebook.shape
         copies = -(-codes // whole)
@@ -152,7 +154,7 @@ class EmaQuantizer(nn.Module):
     def _initialise(self, rows: Tensor, generator: torch.Generator, batch_slice: BatchSlice, layer: int) -> None:
         """Initialise the codebook with rows of the first micro-batch.
 
-        Later micro-batches of the step sample the same random numbers, to keep the generators in sync.
+        Later micro-batches of the step draw the same random numbers and discard them, to keep the generators in sync.
         """
         whole = batch_slice.world_size * len(rows)
         fresh = self._candidates(rows, generator, batch_slice.rank * len(rows), whole)
@@ -166,8 +168,8 @@ class EmaQuantizer(nn.Module):
                n: int, layer: int) -> Tensor:
         """Accumulate statistics of ``rows`` (r, dim), n per clip, and update the codebook after the last micro-batch.
 
-        ``ids`` (r,) are their codes, and ``uses`` (codes,) the numbers of uses of each code. Returns the uses in the
-        whole batch if this is the last micro-batch, else ``uses``.
+        ``ids`` (r,) are the codes of ``rows``, and ``uses`` (codes,) is how often each code is used. Returns the uses
+        in the whole batch if this is the last micro-batch, else ``uses``.
         """
         dim = self.codebook.shape[1]
         if batch_slice.total is None:
@@ -189,7 +191,8 @@ class EmaQuantizer(nn.Module):
     def _update(self, sums: Tensor, fresh: Tensor, counts: Tensor) -> None:
         """Update the running sums and the codebook, and replace dead codes.
 
-        ``sums`` (codes, dim) and ``counts`` (codes,) are statistics of the batch, ``fresh`` (codes, dim) replacements.
+        ``sums`` (codes, dim) and ``counts`` (codes,) are statistics of the batch. ``fresh`` (codes, dim) are the
+        vectors that replace dead codes.
         """
         self.code_sum.mul_(self.mu).add_(sums, alpha=1 - self.mu)
         self.code_count.mul_(self.mu).add_(counts, alpha=1 - self.mu)
@@ -234,8 +237,9 @@ class ResidualQuantizer(nn.Module):
                 ) -> ResidualQuantized:
         """Quantize ``latent`` (b, dim, n). The other arguments are as in ``EmaQuantizer.forward``.
 
-        In training mode, codes are sampled. With probability ``dropout_prob``, only a random number of the first layers
-        is used for a batch (quantizer dropout), so that fewer layers can be decoded.
+        In training mode, codes are sampled at ``temperature`` and, with probability ``dropout_prob``, only a random
+        number of the first layers is used for the batch (quantizer dropout). The decoder thus learns to decode fewer
+        layers, too.
         """
         generator = generator or torch.default_generator
         residual, total = latent.float(), torch.zeros_like(latent, dtype=torch.float32)
@@ -258,5 +262,5 @@ class ResidualQuantizer(nn.Module):
         return int(last * len(self.layers)) if drops < self.dropout_prob else len(self.layers) - 1
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Look up the codes (q', b, n, dim) of each layer for ``codes`` (b, n, q'); -1 gives the zero vector."""
+        """Look up the vectors (q', b, n, dim) of ``codes`` (b, n, q') in each layer; -1 gives the zero vector."""
         return torch.stack([layer.lookup(codes[..., i]) for i, layer in enumerate(self.layers[:codes.shape[-1]])])
