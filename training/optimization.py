@@ -49,7 +49,8 @@ def warmup_cosine(warm_up_iter: int, total_iter: int, floor: float = 0.1) -> Cal
 class WeightAverage:
     """Exponential moving average of model weights (Polyak and Juditsky 1992).
 
-    Unlike ``torch.optim.swa_utils.AveragedModel``, it does not copy frozen parameters, such as a language model.
+    Unlike ``torch.optim.swa_utils.AveragedModel``, it does not copy frozen parameters, such as those of a language
+    model.
 
     Args:
         model: model whose trainable parameters are averaged.
@@ -79,7 +80,7 @@ class WeightAverage:
             self._exchange()
 
     def state(self) -> dict[str, Any]:
-        """Return the state for a checkpoint, with the weights in training. Must be called inside ``in_place``."""
+        """Return the state for a checkpoint, with the latest, not averaged, weights. Call it inside ``in_place``."""
         return {"steps": self.steps, "weights": self.values}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -121,8 +122,9 @@ class GradientGuard:
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], device: torch.device) -> None:
         self.watched = {name: parameter for name, parameter in named if parameter.requires_grad}
-        self.bad = torch.zeros(len(self.watched), dtype=torch.bool, device=device)  # parameters with an invalid one
-        self.step = torch.full((), -1, device=device)                              # first step with one, or -1
+        # Parameters with an invalid gradient, and the first step with one, or -1.
+        self.bad = torch.zeros(len(self.watched), dtype=torch.bool, device=device)
+        self.step = torch.full((), -1, device=device)
 
     def look(self, step: int) -> None:
         """Check the gradients of a step, without waiting for the device."""
@@ -134,7 +136,7 @@ class GradientGuard:
         self.step.masked_fill_(clean & bad.any(), step)
 
     def check(self) -> None:
-        """Raise an ``InputError`` that names the parameters whose gradient was invalid."""
+        """If a gradient was invalid, raise an ``InputError`` that names the step and the parameters."""
         step = int(self.step)
         if step < 0:
             return
@@ -158,7 +160,7 @@ class StepMetrics:
         self.weight: Tensor | float = 0.0
 
     def add(self, losses: dict[str, Tensor]) -> Tensor:
-        """Add the losses of a micro-batch by name. Returns the loss to call ``backward`` on."""
+        """Add the losses of a micro-batch, keyed by name. Returns the loss to call ``backward`` on."""
         weight = losses.pop("weight", None)
         if self.alone:
             self.numbers = losses

@@ -60,12 +60,12 @@ def checked_run_folder(opt: argparse.Namespace) -> Path:
 
 
 def origin(opt: argparse.Namespace) -> str | None:
-    """Return the model from which a run with --init_from takes its sizes and statistics, on resume the run itself."""
+    """Return the name of the model whose sizes and statistics an --init_from run uses: on resume, the run itself."""
     return opt.name if opt.init_from and opt.is_continue else opt.init_from
 
 
 def inherit_settings(opt: argparse.Namespace) -> None:
-    """Copy the options ``opt.inherited``, which are not on the command line, from the ``origin`` model.
+    """Copy the options in ``opt.inherited``, which are not on the command line, from the ``origin`` model.
 
     Raises ``InputError`` for a value that would be invalid on the command line.
     """
@@ -99,7 +99,7 @@ def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normal
 
 
 def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer, WordPieces]:
-    """Create the Q-Former of a LaMP run from BERT, or with the sizes of the --init_from model. Returns word pieces too.
+    """Create the Q-Former and the word pieces of a LaMP run, from BERT or with the sizes of the --init_from model.
 
     Raises ``InputError`` if ``opt.max_text_len`` exceeds the number of positions.
     """
@@ -120,9 +120,10 @@ def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer
 
 
 def settle_lamp(opt: argparse.Namespace, spec: DatasetSpec, vq_name: str | None = None) -> None:
-    """Set ``opt.lamp_name`` if it is missing and needed: as in the resumed run, else the latest run or bundled model.
+    """Set ``opt.lamp_name`` if it is missing and needed.
 
-    Only LaMP runs with a checkpoint are considered and, with ``vq_name``, only those with this tokenizer.
+    A resumed run keeps its LaMP model. Otherwise, the latest LaMP run that has a checkpoint and, with ``vq_name``, this
+    tokenizer is chosen, or the bundled model if there is none.
     """
     if getattr(opt, "text_encoder", "lamp") != "lamp" or opt.lamp_name is not None:
         return
@@ -254,7 +255,7 @@ class EpochBatches(Sampler[list[int]]):
         ranks: number of processes that share each micro-batch.
         lengths: (length,) sample lengths. Samples of similar length are then put into the same batch.
 
-    Raises ``InputError`` if batches cannot be divided evenly.
+    Raises ``InputError`` if batches cannot be divided evenly, or if there are too few samples.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, weights: np.ndarray | None = None, *, parts: int = 1,

@@ -41,7 +41,7 @@ VALIDATION_BATCH = 64
 class Stage(nn.Module):
     """Base class of training stages: a model with its loss and validation.
 
-    ``forward(batch, generator, batch_slice)`` returns scalars by name: ``"loss"``, optionally ``"weight"`` (see
+    ``forward(batch, generator, batch_slice)`` returns scalars keyed by name: ``"loss"``, optionally ``"weight"`` (see
     ``StepMetrics``), and others to log. It should take all random numbers except dropout from ``generator`` through
     ``batch_slice``, so that they depend on the seed and the step only.
     """
@@ -63,18 +63,18 @@ class Stage(nn.Module):
         return next(self.model.parameters()).device
 
     def batch(self, dataset: Dataset, start: int, size: int) -> Any:
-        """Return the batch of a data set that begins with item ``start``, on the device of the model."""
+        """Return up to ``size`` items of ``dataset``, starting at ``start``, as a batch on the model's device."""
         items = [dataset[index] for index in range(start, min(start + size, len(dataset)))]
         return send_to_device(default_collate(items), self.device)
 
     def choose_by_fid(self, fid: Callable[[nn.Module], float] | None) -> None:
-        """If ``fid`` is not None, also save the checkpoint with the best FID, which this function measures."""
+        """Also save the checkpoint with the best FID, as measured by the function ``fid``, unless it is None."""
         self.fid = fid
         if fid is not None:
             self.bests = {"net_best_fid": ("fid", "min"), **self.bests}
 
     def measured_fid(self) -> dict[str, float]:
-        """Measure the FID, as a metric for ``validate``. Returns {} if the stage has no function for it."""
+        """Measure the FID, as a metric for ``validate``. Returns {} if ``fid`` is None."""
         return {} if self.fid is None else {"fid": self.fid(self.model)}
 
     def validate(self) -> dict[str, float]:
@@ -94,7 +94,7 @@ class Stage(nn.Module):
         return self.model.state_dict()
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return the state dicts of the model by checkpoint key."""
+        """Return the state dicts of the model, keyed by their names in a checkpoint."""
         return {self.state_key: self.state()}
 
     def load_state(self, state: dict[str, Tensor], path: Path) -> None:
@@ -110,7 +110,7 @@ class Stage(nn.Module):
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the additional state."""
+        """Restore the state returned by ``extra_state``."""
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Return the parameter groups for AdamW."""
@@ -124,7 +124,7 @@ def compile_parts(parts: Iterable[nn.Module]) -> None:
         part.compile()
 
 
-RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # required keys
+RESUMED = ("extra", "scheduler", "ep", "step_in_epoch", "total_it", "best", "random_state")  # keys that resuming needs
 
 
 @dataclass
@@ -145,7 +145,7 @@ class Trainer:
         opt: options of the run, written to ``opt.txt``.
         dataset: training samples. It may have the methods ``set_epoch(epoch)``, ``weights(balance)`` for --balance, and
             ``lengths()`` for --group_by_length.
-        schedule: function from the step to the factor of the learning rate.
+        schedule: function that maps a step to a factor for the learning rate.
         clip_norm: maximum gradient norm. None disables clipping.
     """
 
@@ -272,7 +272,7 @@ class Trainer:
         return numbers
 
     def _check_gradients(self) -> None:
-        """Raise ``InputError`` if a gradient was not finite. Called before anything is logged, validated or saved."""
+        """Raise ``InputError`` if a gradient was invalid. Called before anything is logged, validated or saved."""
         if self.guard:
             self.guard.check()
 

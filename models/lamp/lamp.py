@@ -86,7 +86,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class LaMPResult:
-    """Losses and accuracies of the objectives, which are scalars, and the text states."""
+    """Losses and accuracies of the objectives, as scalars, and hidden states of the texts."""
 
     loss: Tensor  # weighted sum of the losses
     losses: dict[str, Tensor]

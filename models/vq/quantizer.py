@@ -238,8 +238,8 @@ class ResidualQuantizer(nn.Module):
         """Quantize ``latent`` (b, dim, n). The other arguments are as in ``EmaQuantizer.forward``.
 
         In training mode, codes are sampled at ``temperature`` and, with probability ``dropout_prob``, only a random
-        number of the first layers is used for the batch (quantizer dropout). The decoder thus learns to decode fewer
-        layers, too.
+        number of the first layers is used for the batch (quantizer dropout), so that the decoder also learns to decode
+        fewer layers.
         """
         generator = generator or torch.default_generator
         residual, total = latent.float(), torch.zeros_like(latent, dtype=torch.float32)

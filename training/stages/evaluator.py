@@ -20,7 +20,7 @@ from utils.runtime import BatchSlice
 
 
 class MovementStage(Stage):
-    """Training stage of the movement auto-encoder, on windows of motion."""
+    """Training stage of the movement auto-encoder, which is trained on motion windows."""
 
     name = "movement"
     state_key = "movement_autoencoder"
@@ -63,7 +63,7 @@ class MatchingStage(Stage):
         return {"loss": loss.total, "positive": loss.positive, "negative": loss.negative}
 
     def validate(self) -> dict[str, float]:
-        """Compute the recall between first captions and whole clips, in fixed random batches of 32."""
+        """Compute the recall between whole clips and their first captions, in fixed random batches of 32."""
         texts = divide([pair.tokens[0] for pair in self.val_pairs], self.embedder.texts)
         motions = divide([pair.features for pair in self.val_pairs], self.embedder.motions)
         scores = steady_retrieval(euclidean_similarity(np.stack(texts), np.stack(motions)))
@@ -75,7 +75,7 @@ class MatchingStage(Stage):
 
 def train_movements(opt: argparse.Namespace, spec: DatasetSpec, normalisation: Normalisation,
                     config: EvaluatorConfig) -> MovementAutoEncoder:
-    """Train the movement auto-encoder, or resume it with --is_continue."""
+    """Train the movement auto-encoder or, with --is_continue, resume its training."""
     windows, firsts = (MotionWindows(read_features(spec, split, opt.quiet), normalisation,
                                      opt.window_size) for split in ("train", "val"))
     starts = [0, *firsts.ends[:-1].tolist()]
@@ -96,7 +96,7 @@ def movement_options(opt: argparse.Namespace) -> argparse.Namespace:
 def matching_options(opt: argparse.Namespace) -> argparse.Namespace:
     """Return the options of the matching run ``<name>``.
 
-    If only the movement auto-encoder has a checkpoint yet, the matching run starts instead of resuming.
+    If only the movement auto-encoder has a checkpoint, the matching run starts from scratch instead of resuming.
     """
     among_movements = latest_checkpoint(movement_options(opt)).is_file() and not latest_checkpoint(opt).is_file()
     return argparse.Namespace(**{**vars(opt), "is_continue": opt.is_continue and not among_movements})

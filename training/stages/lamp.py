@@ -158,8 +158,9 @@ def same_subject(batch: dict[str, Any]) -> Tensor:
     """Return a mask (b, b) that is True where ``caption`` i and ``other`` j of a batch may describe the same motion.
 
     - Two sentences: they have the same class, or the same content and one of them names no side.
-    - A sentence and a caption: the sentence describes the clip of the caption.
-    - Two captions: their clips have equal contents.
+    - A sentence and a caption: the sentence describes the clip of the caption, or has a content of that clip and one of
+      the two texts names no side.
+    - Two captions: their clips have the same contents, at least one.
     """
     contents = batch["contents"]
     one, other = (_subjects(batch[key], contents) for key in ("text_class", "other_class"))
@@ -174,11 +175,11 @@ def same_subject(batch: dict[str, Any]) -> Tensor:
 
 
 def _overlap(one: Tensor, other: Tensor) -> Tensor:
-    """Return whether (b, n) each row of ``one`` (b, c) and each row of ``other`` (n, c) share a True column."""
+    """Return a mask (b, n), True where rows of ``one`` (b, c) and ``other`` (n, c) have a True column in common."""
     return one.float() @ other.float().T > 0
 
 
 def _subjects(classes: Tensor, contents: Tensor) -> Tensor:
-    """Return the contents (b, c) that each text describes: its class or, for a caption (-1), all of its clip."""
+    """Return a mask (b, c) of the classes that each text describes: its own or, for a caption (-1), all of its clip."""
     own = F.one_hot(classes.clamp_min(0), contents.shape[1]).bool()
     return torch.where((classes < 0)[:, None], contents, own)

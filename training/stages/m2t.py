@@ -38,7 +38,7 @@ class CaptionStage(Stage):
         return {"loss": result.loss, "acc": result.accuracy, "weight": result.words / len(batch["caption"])}
 
     def validate(self) -> dict[str, float]:
-        """Compute loss and accuracy on the first captions. Also generate captions greedily, score and save them."""
+        """Compute loss and accuracy on the first captions of all clips. Also generate, score and save new captions."""
         made = divide(range(0, len(self.val_set), VALIDATION_BATCH), lambda starts: [
             self._validate(start) for start in starts])
         loss, accuracy = (sum(part[number] for part in made) / len(self.val_set) for number in (0, 1))
@@ -66,7 +66,7 @@ class CaptionStage(Stage):
         load_learned(self.model, state, path)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the parameter groups: the decoder and, with a lower learning rate, the Q-Former if it is trained."""
+        """Return the parameter groups: the decoder and, if it is trained, the Q-Former with its own learning rate."""
         queried = self.model.queried()
         own = {id(parameter) for parameter in queried}
         groups = [{"params": [p for p in trainable(self.model.parameters()) if id(p) not in own],

@@ -112,7 +112,7 @@ def cached_tokens(spec: DatasetSpec, split: str, tokenizer: LoadedTokenizer, pai
 @torch.no_grad()
 def tokenize_pairs(tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.device,
                    quiet: bool = True) -> list[list[torch.Tensor]]:
-    """Tokenize the motion of each pair four times, starting at frames 0 to 3. Returns tokens (n, q), int32.
+    """Tokenize the motion of each pair four times, starting at frames 0 to 3. Returns four (n, q), int32, per pair.
 
     Raises ``InputError`` if the tokenizer does not use 4 frames per token.
     """
@@ -162,7 +162,7 @@ class TokenStage(Stage):
         load_strictly(self.model, state, path, optional=(FIXED_TABLE,))
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
-        """Compute the loss and accuracy of a batch, and their weight: the mean count of predicted positions."""
+        """Compute the loss and accuracy of a batch, weighted by the mean number of predicted positions per sample."""
         cond = self._conditions("train", batch["caption"])
         if self.opt.cond_noise:
             noise = UNIT * (batch_slice.rand(generator, *cond.shape) - 0.5).to(cond.device, non_blocking=True)
@@ -205,9 +205,9 @@ class TokenStage(Stage):
         return {"loss": float(sums[0] / sums[2]), "acc": float(sums[1] / sums[2])} | self.measured_fid()
 
     def _validate(self, draw: int, start: int) -> tuple[float, float, int]:
-        """Validate on the batch that begins with clip ``start``, with the random stream ``draw``.
+        """Validate on up to ``MASKED_BATCH`` clips, starting at ``start``, with the random stream ``draw``.
 
-        Returns loss times clips, accuracy times clips, and the number of clips.
+        Returns the sums of loss and accuracy over the clips, and the number of clips.
         """
         batch = self.batch(self.val_set, start, MASKED_BATCH)
         generator = torch.Generator().manual_seed(stream_seed(self.opt.seed, draw, start))
@@ -240,8 +240,8 @@ class ResidualStage(TokenStage):
 class CaptionLengths(Dataset):
     """Data set of text features (c,) and motion lengths in tokens, one item per text.
 
-    It includes all captions of a clip and the same number of random sentences from the language bank. ``features`` maps
-    each text to its features (c,).
+    It includes all captions of a clip and up to the same number of random sentences from the language bank.
+    ``features`` maps each text to its features (c,).
     """
 
     def __init__(self, pairs: list[Pair], features: Mapping[str, Tensor], seed: int = 0) -> None:

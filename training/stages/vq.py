@@ -18,7 +18,7 @@ from utils.runtime import BatchSlice
 
 
 class VQStage(Stage):
-    """Training stage of the tokenizer, on windows of motion, validated on whole clips."""
+    """Training stage of the tokenizer, which is trained on motion windows and validated on whole clips."""
 
     name = "vq"
     state_key = "vq_model"
@@ -65,7 +65,7 @@ class VQStage(Stage):
         return losses
 
     def _joint_errors(self, made: Tensor, true: Tensor) -> Tensor:
-        """Compute the differences (b, t, J, 3), in decimetres, between the joints of generated and true windows.
+        """Compute the differences (b, t, J, 3), in decimetres, between the joints of reconstructed and true windows.
 
         Unlike feature losses, they include the accumulated errors of the root velocity.
         """
@@ -73,7 +73,7 @@ class VQStage(Stage):
         return 10 * self.spec.metres * (joints[0] - joints[1])
 
     def _warped(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> Tensor:
-        """Resample windows (b, t, d) to (b, window_size, d), each at a random speed of 1 +- ``time_warp``."""
+        """Resample windows (b, t, d) to (b, window_size, d), each at a random speed, 1 plus or minus ``time_warp``."""
         speed = 1 + self.opt.time_warp * (2 * batch_slice.rand(generator, len(batch)) - 1)
         features = time_warp(self.normalisation.invert(batch), speed.to(batch.device), self.opt.window_size)
         return self.normalisation.apply_tensor(features)
