@@ -43,7 +43,10 @@ def make_tagger() -> tuple[Tagger, str]:
 
 
 def tag_by_list(text: str) -> str:
-    """Tag words with the most common tag of the word or its stem in the word list, or ``OTHER`` for unknown words."""
+    """Tag words with the tag of the word or its stem in the word list.
+
+    Words that are not in the list are tagged ``ADV`` if they end in "ly", else ``OTHER``.
+    """
     return " ".join("/".join(_tag(word)) for word in re.findall(r"[^\W\d_]+", text.lower().replace("-", "")))
 
 
@@ -87,11 +90,14 @@ class CaptionRow:
 class Captioned:
     texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # lines by clip
     unused: dict[str, str] = field(default_factory=dict)                            # reason by row
-    bare: list[str] = field(default_factory=list)                                   # clips without a caption
+    bare: list[str] = field(default_factory=list)                                   # clips without captions
 
 
 def clips_of(root: Path) -> list[ClipSource]:
-    """Return the clips of a data set with their source files. A clip that was not imported is its own source file."""
+    """Return the clips of a data set, without mirrored twins, with their source files.
+
+    A clip that was not imported is its own source file.
+    """
     known = {clip.id: clip for clip in read_sources(root)}
     paths = sorted(path for path in (root / "joints").glob("*.npy") if not path.name.startswith("."))
     if not paths:
@@ -139,7 +145,7 @@ def read_table(path: Path) -> list[CaptionRow]:
 def read_text_files(folder: Path) -> list[CaptionRow]:
     """Read captions from files ``NAME.txt``, one per line, where NAME is a clip id or a file name.
 
-    A line is a plain text, or has the format of the data set with tokens and times.
+    A line is plain text, or has the format of the data set with tokens and times.
     """
     paths = sorted(folder.rglob("*.txt"))
     if not paths:
@@ -157,7 +163,7 @@ def read_text_files(folder: Path) -> list[CaptionRow]:
 
 
 def rows_from_names(clips: Sequence[ClipSource], pattern: str, templates: Sequence[str]) -> list[CaptionRow]:
-    """Make captions from file names: fields that ``pattern`` extracts are inserted into the ``templates``.
+    """Create captions from file names: the fields that ``pattern`` extracts are inserted into ``templates``.
 
     With ``{take}_{action}_{mood}``, the file ``03_walk-fast_sad`` and the template ``a person does a {action}`` give "a
     person does a walk fast". Files whose names do not match are skipped.
@@ -188,7 +194,7 @@ def assign(rows: Sequence[CaptionRow], clips: Sequence[ClipSource], tagger: Tagg
     """Assign to each clip the captions of its file that describe it, as lines of ``texts/ID.txt``.
 
     A caption describes the whole clip if it has no times or covers at least 90 % of the clip. Other captions are
-    stored with their times in the clip. Captions that cover less than 2 seconds of a clip are too short and not used.
+    stored with their times in the clip. Captions that cover less than 2 seconds of a clip are not used for it.
     """
     result = Captioned()
     by_name = _by_name(clips)
@@ -271,7 +277,7 @@ def _times(row: CaptionRow, clip: ClipSource) -> tuple[float, float] | None:
     return (round(start, 3), round(end, 3)) if end - start >= _SHORTEST else None
 
 
-SHOWN = 10  # maximum number of clips without captions to list
+SHOWN = 10  # maximum number of clips without captions that are listed
 
 
 def build_parser() -> Parser:

@@ -13,7 +13,7 @@ from mathutils.bvhtree import BVHTree
 
 SCALE, FLOOR = 0.1, 0.8168  # unit of the base mesh in metres, and height of its origin above the floor
 SKIN, HAIR, TOP, TROUSERS, SHOES, SOLES, EYES, LIPS = range(8)
-# Joint (of the 22) that takes the weights of each bone. Fingers belong to the wrist.
+# Joint (of the 22) that takes the weights of each bone. The weights of fingers go to the wrist.
 SIDED = {"UpLeg": 1, "Leg": 4, "Foot": 7, "ToeBase": 10, "Shoulder": 13, "Arm": 16, "ForeArm": 18, "Hand": 20}
 MIDDLE = {"Hips": 0, "Spine": 3, "Spine1": 6, "Spine2": 9, "Neck": 12, "Head": 15}
 # Positions of left and middle joints in metres. Other limb joints are those of the base mesh.
@@ -125,7 +125,7 @@ class BaseMesh:
         return piece
 
     def is_hidden(self, face: bmesh.types.BMFace) -> bool:
-        """Return whether 60 random outward rays from a face all hit the mesh nearby. Never true at the lips."""
+        """Return whether 60 random outward rays from a face all hit the mesh within 0.5 m. False for the lips."""
         start = face.calc_center_median() + 1.5e-3 * face.normal
         if start.z > 0.12 and abs(start.y - 1.48) < 0.02:  # lips
             return False
@@ -134,7 +134,7 @@ class BaseMesh:
                        for ray in rays)
 
     def nearest(self, places: np.ndarray) -> np.ndarray:
-        """Return the weights (V, 26) of the nearest points on the body."""
+        """Return the weights (V, 26) of the points on the body that are nearest to ``places`` (V, 3)."""
         found = np.zeros((len(places), COUNT))
         for row, place in enumerate(places):
             at, _, face, _ = self.tree.find_nearest(place)
@@ -145,7 +145,7 @@ class BaseMesh:
 
 
 def with_halves(weights: np.ndarray) -> np.ndarray:
-    """Extend weights (V, 22) by the joints of ``HALVES``, which take the weight shared by the joints on both sides."""
+    """Extend weights (V, 22) to (V, 26): the joints of ``HALVES`` take the weight that their neighbours share."""
     weights = np.concatenate([weights, np.zeros((len(weights), len(HALVES)))], 1)
     for half, (parents, child) in HALVES.items():
         above, below = weights[:, parents].sum(1), weights[:, child].copy()
@@ -166,7 +166,7 @@ def joint_of(bone: str) -> int:
 
 
 def neighbours(piece: Piece) -> list[list[int]]:
-    """Return the vertices that share an edge with each vertex."""
+    """Return, for each vertex, the vertices that share an edge with it."""
     near: list[set[int]] = [set() for _ in piece.places]
     for a, b in piece.edges():
         near[a].add(b)
@@ -216,7 +216,7 @@ def normals_of(places: np.ndarray, faces: Sequence[tuple[int, ...]]) -> np.ndarr
 
 
 def hemmed(piece: Piece, inward: float = 0.009) -> Piece:
-    """Turn the edges of all openings ``inward`` by the given distance in metres."""
+    """Add a hem: extend the edge of each opening towards its centre by ``inward`` metres."""
     edges = border(piece)
     loops, ahead = [], dict(edges)
     while ahead:
@@ -238,7 +238,7 @@ def hemmed(piece: Piece, inward: float = 0.009) -> Piece:
 
 
 def simplified(piece: Piece, count: int, keep: np.ndarray | None = None, symmetric: bool = False) -> Piece:
-    """Triangulate and reduce to about ``count`` vertices. Regions where ``keep`` (V,) is 1 keep more vertices."""
+    """Triangulate a piece and reduce it to about ``count`` vertices. More are kept where ``keep`` (V,) is 1."""
     data = bpy.data.meshes.new("piece")
     data.from_pydata(piece.places.tolist(), [], piece.faces)
     thing = bpy.data.objects.new("piece", data)
@@ -284,5 +284,5 @@ def without(piece: Piece, gone: np.ndarray) -> Piece:
 
 
 def along(places: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Return the position along a bone: 0 at ``start``, 1 at ``end``."""
+    """Return the positions (V,) of points ``places`` (V, 3) along a bone: 0 at ``start``, 1 at ``end``."""
     return (places - start) @ (end - start) / ((end - start) @ (end - start))

@@ -1,4 +1,4 @@
-"""Write bone maps for Blender's KeeMap add-on, from the bones of generated BVH files to Mixamo bones.
+"""Write maps from the bones of generated BVH files to Mixamo bones, for Blender's KeeMap add-on.
 
     python prepare/bone_maps.py [--out assets]
 """
@@ -39,7 +39,7 @@ CORRECTIONS_6 = CORRECTIONS | {
 
 
 def bone_map(name: str) -> dict:
-    """Build the bone map of the file ``name``, a key of ``PREFIXES``."""
+    """Build the bone map for the file ``name``, which is a key of ``PREFIXES``."""
     corrections = CORRECTIONS_6 if name == "mapping6.json" else CORRECTIONS
     return {
         "bones": [_bone(bone, PREFIXES[name] + bone, *correction) for bone, correction in corrections.items()],

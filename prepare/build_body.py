@@ -49,7 +49,7 @@ RAYS, REACH = 96, 0.25  # ambient occlusion: rays per vertex, and their length i
 
 
 def hair_line(places: np.ndarray) -> np.ndarray:
-    """Return the height in metres above the hairline (forehead, temples, around the ears, nape)."""
+    """Return the heights (V,) of ``places`` above the hairline (forehead, temples, ears, nape), in metres."""
     x, y, z = np.abs(places[:, 0]), places[:, 1], places[:, 2]
     line = np.interp(z, [-0.05, -0.015, 0.0, 0.05, 0.062, 0.08, 0.115, 0.16],
                      [1.470, 1.495, 1.560, 1.575, 1.548, 1.552, 1.605, 1.628])
@@ -154,7 +154,7 @@ def sweater(source: BaseMesh, joints: np.ndarray) -> Piece:
 
 
 def cloth(piece: Piece, source: BaseMesh, zone: int, thickness: float | np.ndarray, rounds: int) -> Piece:
-    """Turn a piece of the body into a garment: smoothed, and at least ``thickness`` metres from the body."""
+    """Turn a piece of the body into a garment: smooth it, and keep it about ``thickness`` metres or more away."""
     near, fixed = neighbours(piece), on_border(piece)
     places = smooth(piece.places, near, rounds)
     places[fixed] = piece.places[fixed]
@@ -172,7 +172,7 @@ def cloth(piece: Piece, source: BaseMesh, zone: int, thickness: float | np.ndarr
 
 
 def flatten(places: np.ndarray, middle: np.ndarray, size: np.ndarray) -> None:
-    """Replace the front of the chest by a smooth surface that looks like hanging cloth."""
+    """Replace the front of the chest, in place, with a smooth surface that looks like hanging cloth."""
     away = (places - middle) / size
     mask = np.clip(1.6 * (1 - (away**2).sum(1)), 0, 1)
     front = (np.abs(away[:, :2]) < 1.3).all(1) & (places[:, 2] > 0.03)
@@ -184,7 +184,7 @@ def flatten(places: np.ndarray, middle: np.ndarray, size: np.ndarray) -> None:
 
 
 def trousers(source: BaseMesh, joints: np.ndarray) -> Piece:
-    """Build the trousers, from the waist below the sweater to the shoes."""
+    """Build the trousers, from the waist, under the sweater, to the shoes."""
     low, high, up = np.array([0, 0.118, 0]), np.array([0, 0.915, 0]), np.array([0, 1, 0])
 
     def is_leg(centres: np.ndarray) -> np.ndarray:
@@ -240,7 +240,7 @@ def shoe(joints: np.ndarray) -> Piece:
 
 
 def figure(source: BaseMesh, joints: np.ndarray) -> list[Piece]:
-    """Build all pieces, with weights."""
+    """Build all pieces, with weights and colour zones."""
     left_hand, left_shoe = hand(source, joints), simplify_shoe(shoe(joints))
     pieces = [*head(source), left_hand, mirrored(left_hand), sweater(source, joints), trousers(source, joints),
               left_shoe, mirrored(left_shoe)]
@@ -260,7 +260,7 @@ def figure(source: BaseMesh, joints: np.ndarray) -> list[Piece]:
 
 
 def simplify_shoe(piece: Piece) -> Piece:
-    """Triangulate the shoe, with separate vertices where upper and sole meet so that their colours do not blend."""
+    """Triangulate the shoe. Upper and sole have separate vertices at their seam, so that their colours do not blend."""
     row: dict[tuple[int, int], int] = {}  # new vertex by old vertex and zone
     faces = []
     for face in (part for polygon in piece.faces for part in triangles(polygon)):
@@ -271,7 +271,7 @@ def simplify_shoe(piece: Piece) -> Piece:
 
 
 def shades(places: np.ndarray, normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Return the ambient light (V,) of each vertex, in [0, 1]: the mean over rays, which near obstacles reduce."""
+    """Return the ambient light (V,) of each vertex, in [0, 1]: the mean over rays, lower for rays that hit nearby."""
     tree = BVHTree.FromPolygons(places.tolist(), faces.tolist())
     rays = np.random.default_rng(0).normal(size=(RAYS, 3))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
@@ -287,7 +287,7 @@ def shades(places: np.ndarray, normals: np.ndarray, faces: np.ndarray) -> np.nda
 
 
 def four(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the joints with the four largest weights (V, 4) and these weights, scaled to a sum of 255."""
+    """Return the joints with the four largest weights (V, 4), and these weights as integers that sum to 255."""
     joints = np.argsort(-weights, axis=1)[:, :4]
     kept = np.take_along_axis(weights, joints, 1)
     whole = np.rint(255 * kept / kept.sum(1, keepdims=True)).astype(int)

@@ -5,8 +5,8 @@
 ``assets/openmotion/index.jsonl.xz`` has one line per clip. ``assets/openmotion/README.md`` lists the sources.
 
 ``OUT/contents.json`` has the contents of each clip, as used by the language bank. ``assets/language/contents.json``
-maps labels (with style and side where needed) to contents. Other contents are measured on the joints: circles, turns,
-quiet standing, sitting down and getting up, kicks by side, squats, picking up, stairs up and down.
+lists the labels (with style and side where needed) of each content. Other contents are detected from the joints:
+circles, about-turns, quiet standing, sitting down, getting up, kicks by side, squats, picking up, stairs up and down.
 """
 import json
 import lzma
@@ -56,7 +56,7 @@ KICKS = {"kick", "kick-front", "kick-side", "kick-roundhouse", "kick-front-right
 PELVIS, HEAD = T2M.joint_names.index("pelvis"), T2M.joint_names.index("head")
 ANKLES, SHOULDERS, WRISTS = ([T2M.joint_names.index(f"{side}_{name}") for side in ("left", "right")]
                              for name in ("ankle", "shoulder", "wrist"))
-MIN_ROWS = 40          # range of lengths of a stretch used for training
+MIN_ROWS = 40          # minimum and maximum length of a stretch that is used for training
 MAX_ROWS = 190
 
 
@@ -89,9 +89,9 @@ def read_index(path: Path = INDEX) -> list[Clip]:
 
 
 def build_openmotion(folders: Sequence[Path], out: Path, workers: int = 1, quiet: bool = False) -> Built:
-    """Write joints, texts and splits of every clip whose recordings are below ``folders``. Existing clips are kept.
+    """Write joints, texts, contents and splits of every clip whose recordings are below ``folders``.
 
-    Raises ``InputError`` if no recording is found.
+    Existing clips are kept. Raises ``InputError`` if no recording is found.
     """
     files: dict[str, Path] = {}
     for folder in folders:
@@ -164,7 +164,7 @@ def _recording(path: Path) -> tuple[Bvh, Placement, RecordedPose]:
 
 
 def _build_clip(out: Path, job: tuple[Clip, list[Path]]) -> str | None:
-    """Write one clip, its text last to mark it as complete. Returns None, or the reason if the clip is refused."""
+    """Write one clip, its text last to mark it as complete. Returns the reason if the clip is refused, else None."""
     clip, paths = job
     text = out / "texts" / f"{clip.id}.txt"
     if text.exists() and (out / "joints" / f"{clip.id}.npy").exists():
@@ -202,7 +202,7 @@ def clip_contents(label: str, style: str, halves: list[str], joints: np.ndarray,
         style: style in the index.
         halves: labels of the two parts of a joined clip, else empty.
         joints: (T, 22, 3), 20 fps, floor at y = 0.
-        content_map: content of ``assets/language/contents.json``.
+        content_map: parsed ``assets/language/contents.json``.
     """
     family = whole = label.removesuffix("-part")
     for one in STYLES:
@@ -233,7 +233,7 @@ def _of_joined(halves: list[str]) -> list[tuple[str, str]]:
 
 
 class BodyMeasures:
-    """Per-frame measurements of joints (T, 22, 3) that several contents use."""
+    """Measurements of joints (T, 22, 3) from which several contents are detected."""
 
     def __init__(self, joints: np.ndarray) -> None:
         self.joints = joints.astype(np.float64)
@@ -273,7 +273,7 @@ def _measured(label: str, body: BodyMeasures) -> Iterator[tuple[str, str]]:
 
 
 def _one_way(heading: np.ndarray) -> bool:
-    """Return whether a body turns in one direction, apart from swaying."""
+    """Return whether a body turns in one direction, apart from swaying by less than 30 degrees."""
     sign = np.sign(heading[-1] - heading[0])
     return bool((sign * (np.maximum.accumulate(sign * heading) - sign * heading) < 30).all()) if sign else False
 
@@ -287,7 +287,7 @@ def _about_turn(body: BodyMeasures) -> bool:
 
 
 def _kicking_leg(body: BodyMeasures) -> str:
-    """Return the side of the foot that rises at least 0.45 m and clearly higher than the other foot; "" if unclear."""
+    """Return the side of the foot that rises by at least 0.45 m and 0.25 m more than the other, "" if unclear."""
     floor = body.joints[:, ANKLES, 1].min()
     left, right = (body.joints[:, ankle, 1].max() - floor for ankle in ANKLES)
     if max(left, right) < 0.45 or abs(left - right) < 0.25:
@@ -296,7 +296,7 @@ def _kicking_leg(body: BodyMeasures) -> str:
 
 
 def _parts(label: str, body: BodyMeasures) -> Iterator[tuple[str, str, int, int]]:
-    """Yield the ranges of rows that show one action, as (content, side, first row, end row)."""
+    """Yield ranges of rows that each show a single action, as (content, side, first row, end row)."""
     upright = body.height > 0.93 * body.stand
     quiet = (body.speed < 0.12) & body.hands_down & (body.hand_speed < 0.35) & upright
     if "sit" not in label and "mime" not in label:
@@ -318,7 +318,7 @@ def _parts(label: str, body: BodyMeasures) -> Iterator[tuple[str, str, int, int]
 
 
 def _dips(low: np.ndarray, upright: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield row ranges (first, end) from upright through each low stretch back to upright."""
+    """Yield the ranges of rows (first, end) that lead from upright through a low stretch back to upright."""
     frames = len(low)
     for first, end in stretches(low):
         before, after = np.flatnonzero(upright[:first]), np.flatnonzero(upright[end:])
@@ -343,7 +343,7 @@ def _sitting(body: BodyMeasures) -> Iterator[tuple[str, str, int, int]]:
                 yield ("sit-down" if value == 1 else "stand-up"), "", begin, last
 
 
-SHOWN = 10  # maximum number of missing recordings and refused clips to list
+SHOWN = 10  # maximum number of missing recordings and of refused clips that are listed
 
 
 def build_parser() -> Parser:

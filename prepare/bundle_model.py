@@ -27,19 +27,19 @@ LEFT_OUT = {"data_root", "bert", "checkpoints_dir", "gpu_id", "is_continue", "in
             "num_workers", "glove", "resume_pth", "out_dir"}
 EXTRAS = ("meta/mean.npy", "meta/std.npy", "vocab.txt", FAMILIARITY_FILE, "glove/our_vab_data.npy",
           "glove/our_vab_words.txt")
-# Two thirds of the bundle: word embeddings and linear layers.
+# Stored in 8 bits: word embeddings and linear layers, two thirds of the bundle.
 EIGHT_BITS = ("word_embeddings.weight", "wte.weight", "dense.weight", "query.weight", "key.weight", "value.weight",
               "linear1.weight", "linear2.weight")
 FIXED = (POSITION_IDS, *TIED_NAMES, "position_enc.pe")  # regenerated when a model is built
 
 
 def refuse(source: Source, _: object) -> NoReturn:
-    """Raise ``InputError`` for a released file. It contains no settings, so its sizes would be lost."""
+    """Raise ``InputError`` for a released file, which contains no settings, so that its sizes would be lost."""
     raise InputError(f"{source.file} was not trained by these scripts: it does not contain its settings")
 
 
 def own_part(source: Source, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Select the weights of a model that are not regenerated or stored in its tokenizer's file."""
+    """Select the weights of a model that are neither regenerated nor stored in its tokenizer's file."""
     if "dim_coemb_hidden" in source.options:  # an evaluator
         return state
     own_encoder = source.options.get("published_behaviour", False)

@@ -1,4 +1,4 @@
-"""Check a data set before training. Prints one line and exits with 0 if it is valid, else a table of faults and 1.
+"""Check a data set before training. Prints a table of faults and exits with status 1 if there are any.
 
     python prepare/check_data.py ROOT [--fix]
 """
@@ -103,7 +103,7 @@ def _fix_captions(spec: DatasetSpec, checked: Checked, tagger: Tagger) -> list[s
 
 
 def _mended(line: str, tagger: Tagger, seconds: float | None) -> str | None:
-    """Return the repaired line, the same line if it cannot be repaired, or None if it is empty."""
+    """Return the repaired line, the same line if it cannot be repaired, or None if it has no text."""
     *texts, tokens, start, end = line.strip().split("#") if line.count("#") >= 3 else (line, "", "", "")
     try:
         caption = parse_caption(f"{' '.join(texts)}#{tokens}#{start}#{end}", "")

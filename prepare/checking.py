@@ -25,10 +25,10 @@ BONE_DRIFT = 0.02       # maximum mean relative change of bone lengths
 SAME_JOINTS = 0.01      # maximum distance between stored joints and those of the features, metres
 LATE = 0.25             # maximum time that a caption may extend beyond its clip, seconds
 STILL = 0.02            # maximum speed of joints in a clip without motion, m/s
-# Range of the 90th percentile over time of the fastest joint's speed in m/s, over the clips of a data set: minimum of
-# the upper quartile, even for old people, and maximum of the median.
+# Limits in m/s for the speed of the fastest joint of a clip (90th percentile over time). Over the clips of a data set,
+# the upper quartile is at least the first limit, which even old people reach, and the median at most the second.
 USUAL_SPEED = (0.8, 9)
-MEAN_OFF = 0.1          # maximum difference of a stored mean from the features, in stds
+MEAN_OFF = 0.1          # maximum difference of a stored mean from that of the features, in stds
 STD_OFF = 1.25          # maximum factor between a stored std and that of the features
 DIGITS = 3              # decimals compared to find copies of a clip
 
@@ -51,7 +51,7 @@ class ClipCheck:
     statistics: ColumnStatistics | None = None
     fingerprint: str = ""
     sides: Sides | None = None  # None: the motion could not be checked
-    lies: bool = False          # throughout
+    lies: bool = False          # whether the body lies throughout
     fixed: str = ""             # joints whose bones do not turn with the body
     speed: float | None = None  # m/s of the fastest joint, 90th percentile over time
     has_whole_caption: bool = False  # whether a caption describes the whole clip
@@ -236,8 +236,11 @@ def _split_faults(checked: Checked, split_ids: set[str]) -> Iterable[Fault]:
 
 
 def _orphans(clips: Iterable[str], imported: set[str]) -> Iterable[Fault]:
-    """Find mirrored twins whose original was removed by a later import. They would be used as original clips."""
-    number = re.compile(r"_\d{3,}$")  # what distinguishes the clips of one file
+    """Find mirrored twins whose original was removed by a later import.
+
+    If left in place, they would be treated as original clips.
+    """
+    number = re.compile(r"_\d{3,}$")  # distinguishes the clips of one file
     stems = {number.sub("", name) for name in imported}
     for name in clips:
         if name.startswith("M") and not {name, name[1:]} & imported and number.sub("", name[1:]) in stems:
@@ -245,7 +248,7 @@ def _orphans(clips: Iterable[str], imported: set[str]) -> Iterable[Fault]:
 
 
 def _leaks(checked: Checked) -> Iterable[Fault]:
-    """Find clips that are in two parts of a split, directly or as a copy or mirrored twin."""
+    """Find clips that are in two splits, either themselves or as a copy or mirrored twin."""
     homes = defaultdict(list)
     for part in PARTS:
         for name in dict.fromkeys(checked.splits.get(part, ())):
@@ -304,9 +307,9 @@ def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -
 
 
 def _check_bodies(clips: Mapping[str, ClipCheck], files: Mapping[str, str]) -> None:
-    """Combine the evidence for swapped sides and lying bodies over all clips of a recording.
+    """Record swapped sides, lying bodies and bones that do not turn.
 
-    ``files`` maps clips to their recording.
+    The evidence for the first two is combined over all clips of a recording. ``files`` maps clips to their recordings.
     """
     recordings = defaultdict(list)
     bodies = {name: check for name, check in clips.items() if check.sides is not None}

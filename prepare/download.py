@@ -80,7 +80,7 @@ def _receive(address: str, part: Path, quiet: bool) -> None:
             return
         if error.code != 416:
             raise
-        part.unlink()  # the partial download is longer than the file
+        part.unlink()  # the partial download is longer than the file on the server
         answer = urllib.request.urlopen(address, timeout=_TIMEOUT)
     with answer:
         if answer.headers.get_content_type() == "text/html":
@@ -145,7 +145,7 @@ ARCHIVES = {
 def install(archive: Path, published: PublishedArchive, folder: Path) -> list[str]:
     """Unpack an archive and move its files that match ``published.taken`` into ``folder``. Returns their names.
 
-    Other files there are kept.
+    Other files in ``folder`` are kept. Raises ``InputError`` if the archive does not contain ``published.landmark``.
     """
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=folder) as unpacked:
         unpack(archive, Path(unpacked))
@@ -183,9 +183,10 @@ MODELS = {
 
 
 def install_model(found: Path, published: PublishedModel, folder: Path) -> Path:
-    """Install a download as ``folder/model/latest.tar`` and return this path. Writes ``opt.txt`` if it is missing.
+    """Install a download as ``folder/model/latest.tar`` and return this path.
 
-    ``found`` is a checkpoint, or an archive with exactly one checkpoint. Raises ``InputError`` for any other file.
+    Writes ``opt.txt`` if it is missing and ``published`` has options. ``found`` is a checkpoint, or an
+    archive with exactly one checkpoint. Raises ``InputError`` for any other file.
     """
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=found.parent) as unpacked:
         checkpoint = found

@@ -88,7 +88,7 @@ class ResidualStep(nn.Module):
 class DecodeStep(nn.Module):
     """Network that decodes ``ids`` (b, n, q) to unnormalised features (b, t, d) and joints (b, t, J, 3) in metres.
 
-    Rows are valid up to their length in tokens, ``token_lens`` (b,).
+    ``token_lens`` (b,) are lengths in tokens. The outputs are valid up to these lengths.
     """
 
     def __init__(self, pipeline: TextToMotion) -> None:
@@ -109,7 +109,7 @@ class Graph:
     """A network to export, with example inputs for tracing and checking."""
 
     network: nn.Module
-    inputs: Mapping[str, Tensor]        # by name, in the order of the network's arguments
+    inputs: Mapping[str, Tensor]        # keyed by name, in the order of the network's arguments
     outputs: tuple[str, ...]
 
     def run(self) -> tuple[Tensor, ...]:
@@ -120,9 +120,9 @@ class Graph:
 
 
 def graphs_of(pipeline: TextToMotion, batch: int = BATCH, tokens: int = TOKENS) -> dict[str, Graph]:
-    """Build the graphs of a pipeline on the CPU, by file name.
+    """Build the graphs of a pipeline on the CPU. Returns a dictionary keyed by file name.
 
-    Raises ``InputError`` for unsupported models: CLIP, two different text encoders, a tokenizer with group norm.
+    Raises ``InputError`` for unsupported models: CLIP, two different text encoders, or a tokenizer with group norm.
     """
     if not isinstance(pipeline.text, (LaMPText, ReleasedText)):
         raise InputError("only models whose text features come from LaMP can be exported")
@@ -205,7 +205,7 @@ def main() -> None:
 
 
 def difference(path: Path, graph: Graph) -> float:
-    """Return the largest difference between the outputs of onnxruntime and torch on the example inputs."""
+    """Return the largest difference between the outputs of ``path`` in onnxruntime and ``graph`` in torch."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

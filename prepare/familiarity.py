@@ -1,10 +1,11 @@
-"""Fit the prompt familiarity of a LaMP model: cluster centres of its training texts, and a threshold.
+"""Fit the prompt-familiarity model of a LaMP model: cluster centres of its training texts, and a threshold.
 
     python prepare/familiarity.py --lamp_name lamp_demo --data_root DATA
 
-Writes ``familiarity.safetensors`` (below 1 MB) to the model's folder. The threshold is fitted on texts not seen in
+Writes ``familiarity.safetensors`` (under 1 MB) to the model's folder. The threshold is fitted on texts not seen in
 training: validation captions and, if DATA has ``contents.json``, held-out wordings of the language bank. Two thirds of
-the lines of ``assets/language/unknown_prompts.txt`` serve as unknown texts; the rest measures the detection rate.
+the lines of ``assets/language/unknown_prompts.txt`` serve as unknown texts; the remaining lines are used to measure the
+detection rate.
 """
 import json
 import sys
@@ -57,7 +58,8 @@ def captions(spec: DatasetSpec, split: str) -> set[str]:
 def wordings(spec: DatasetSpec, held_out: bool) -> set[str]:
     """Return the sentences of the language bank for the contents of the training split.
 
-    These are the held-out sentences if ``held_out`` is True, else all others.
+    If ``held_out`` is True, these are the held-out sentences, else the training sentences. Without ``contents.json``,
+    there are none.
     """
     path = spec.root / CONTENTS
     if not path.is_file():

@@ -28,7 +28,7 @@ from utils.runtime import map_jobs
 BETAS = 10  # number of shape parameters used for the published joints
 LEAD_IN = {"Eyes_Japan_Dataset": 3.0, "MPI_HDM05": 3.0, "TotalCapture": 1.0, "MPI_Limits": 1.0,
            "Transitions_mocap": 0.5}  # seconds removed from the start of every recording of a subset
-# Current AMASS names of some subsets, by their names in the index.
+# Current AMASS names of some subsets, keyed by their names in the index.
 RENAMED = {"BioMotionLab_NTroje": "BMLrub", "DFaust_67": "DFaust", "MPI_HDM05": "HDM05", "MPI_Limits": "PosePrior",
            "MPI_mosh": "MoSh", "SSM_synced": "SSM", "TCD_handMocap": "TCDHands", "Transitions_mocap": "Transitions",
            "Eyes_Japan_Dataset": "EyesJapanDataset"}
@@ -90,7 +90,8 @@ def make_joints(cuts: list[Cut], sources: Folders, root: Path, workers: int = 1,
 def cut_joints(cut: Cut, sources: Folders) -> np.ndarray:
     """Extract the joints (T, 22, 3) float32 of a clip, y up.
 
-    Raises ``ValueError`` or ``OSError`` if its recording is missing or too short.
+    Raises ``ValueError`` or ``OSError`` if its recording or the body models are missing or invalid, or if no frame
+    remains.
     """
     lead = 0
     if _ACTED in cut.parts:
@@ -122,7 +123,7 @@ def _found(folder: Path | None, parts: tuple[str, ...], suffix: str) -> Path:
     if folder is None:
         raise ValueError("its source was not given (--amass, --humanact12)")
     names = [parts, (RENAMED.get(parts[0], parts[0]), *parts[1:])]
-    if parts[0] == _ACTED:  # the archive has its own folder name
+    if parts[0] == _ACTED:  # the folder of the archive may have another name
         names = [parts[start:] for start in range(len(parts))]
     paths = [(folder / Path(*name)).with_suffix(suffix) for name in names]
     path = next((path for path in paths if path.is_file()), None)

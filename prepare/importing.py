@@ -120,7 +120,7 @@ class Imported:
     refused: dict[str, str] = field(default_factory=dict)  # reason by file
     cut: dict[str, float] = field(default_factory=dict)    # omitted seconds (no motion, or too short) by file
     removed: list[str] = field(default_factory=list)       # removed clips of an earlier import
-    kept: int = 0                                          # earlier clips of files that are missing now, or refused
+    kept: int = 0                                          # earlier clips of files that are now missing or refused
     others: int = 0                                        # number of files with other suffixes
 
 
@@ -245,7 +245,8 @@ def _reason(error: Exception) -> str:
 def _begin_mappings(out: Path, unknown: dict[str, dict], result: Imported) -> None:
     """Write a draft mapping for each unknown rig, and add its path to the reason why the file was refused.
 
-    Existing files are kept."""
+    Existing drafts are kept.
+    """
     paths: dict[str, Path] = {}
     for name, begun in unknown.items():
         if begun:
@@ -260,7 +261,8 @@ def _begin_mappings(out: Path, unknown: dict[str, dict], result: Imported) -> No
 def _vote(stances: dict[str, Stance]) -> dict[str, str]:
     """Return the most frequent up axis in each folder. Ties are resolved in the order of ``UP_AXES``.
 
-    Bodies that may be lying do not count, unless there are no others and the floor is below their backs.
+    Unsure stances count only if a folder has no sure ones, and only those with y up: the bodies lie on the floor or are
+    sometimes upright along y.
     """
     votes: dict[str, Counter] = defaultdict(Counter)
     for sure in (True, False):
@@ -356,7 +358,7 @@ class _Ids:
 def _write_report(out: Path, ids: _Ids, result: Imported) -> None:
     """Write the clip sources and the refused files.
 
-    Removes clips that an earlier import made from the same files and that this import did not make.
+    Removes clips that an earlier import created from the same files, unless this import has created them again.
     """
     now, redone = {clip.id for clip in result.clips}, {clip.file for clip in result.clips}
     kept = [clip for clip in ids.earlier if clip.file not in redone]

@@ -63,7 +63,7 @@ STATE_KEYS = ("vq_model", "net", "motion_qformer", "t2m_transformer", "trans", "
 class Identity:
     what: str
     sizes: dict[str, Any]        # inferred from the tensors
-    dataset: str | None          # if it can be inferred from the tensors
+    dataset: str | None          # None if it cannot be inferred from the tensors
     use: tuple[str, ...]         # commands; NAME stands for the folder
     needs: tuple[str, ...]       # further required files, or lines of opt.txt
     incompatible: tuple[str, ...]  # tensors that are missing, unexpected or have a wrong shape
@@ -157,7 +157,7 @@ _KINDS = (
 
 
 def identify(path: Path) -> Identity:
-    """Identify the model in a torch or safetensors file. Raises ``InputError`` for an unknown model."""
+    """Identify the model in a torch or safetensors file. Raises ``InputError`` if it is unknown or incomplete."""
     state = _read_any_state(path)
     if is_released_m2t(state):  # its language model is checked when loading it, with its configuration files
         state = {name: tensor for name, tensor in used_part(state).items() if not name.startswith("llm.")}

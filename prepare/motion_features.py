@@ -32,7 +32,7 @@ RARE = 0.1  # maximum fraction of rotated clips for which uncertain clips are as
 class FeatureJob:
     root: Path
     skeleton: Skeleton
-    target_offsets: np.ndarray | None  # (J, 3) bones of all clips; None: the skeleton's, or else those of each clip
+    target_offsets: np.ndarray | None  # (J, 3) bones of all clips; None: those of the skeleton, else of each clip
     mirrored: bool                     # also write the mirrored twin of each clip
     published_yaw: bool = False
     up: str | None = None              # axis of ``UP_AXES``; None: estimated for each clip
@@ -71,7 +71,7 @@ def prepare_features(job: FeatureJob, workers: int = 1, quiet: bool = False) -> 
         result.add(part)
     turned = sum(remark.endswith(TURNED) for remark in result.remarks.values())
     if result.uncertain and result.clips and turned <= RARE * len(result.clips):
-        # Nearly all clips are y up, so those with an uncertain axis are too: their bodies are lying.
+        # Nearly all clips are y up, so those with an uncertain axis are assumed to be too: their bodies are lying.
         for name in list(result.uncertain):
             del result.refused[name]
             result.add(_prepare_clip(replace(job, up="y"), name))
@@ -89,14 +89,17 @@ def prepare_features(job: FeatureJob, workers: int = 1, quiet: bool = False) -> 
 
 
 def save_statistics(root: Path, statistics: ColumnStatistics) -> None:
-    """Write ``Mean.npy`` and ``Std.npy``. Constant features (foot contacts of KIT-ML) have an std of 1 instead of 0."""
+    """Write ``Mean.npy`` and ``Std.npy``. Constant features, such as foot contacts of KIT-ML, have std 1, not 0."""
     mean, std = statistics.mean_std()
     save_npy(root / "Mean.npy", mean.astype(np.float32))
     save_npy(root / "Std.npy", np.where(std > 0, std, 1.0).astype(np.float32))
 
 
 def reference_offsets(path: Path, skeleton: Skeleton) -> np.ndarray:
-    """Return the bone vectors (J, 3) of the body in frame 0 of a joints file. Raises ``InputError`` if invalid."""
+    """Return the bone vectors (J, 3) of the body in frame 0 of a joints file.
+
+    Raises ``InputError`` if the file is invalid.
+    """
     try:
         return pose_offsets(_read_joints(path, skeleton)[0], skeleton)
     except ValueError as error:

@@ -31,7 +31,7 @@ BODY_JOINTS = len(T2M)
 
 @dataclass(frozen=True)
 class BodyModel:
-    """Joints of a body model and how they depend on the shape parameters."""
+    """Joints of a body model, and their dependence on the shape parameters."""
 
     rest: np.ndarray           # (22, 3) metres, mean body
     shapes: np.ndarray         # (22, 3, B) displacement per shape parameter
@@ -65,7 +65,7 @@ class Recording:
     seconds: float      # duration of the whole file
     rig: str
     up: str | None = None  # None: not defined by the file format
-    unit: str | float | None = None
+    unit: str | float | None = None  # None: not defined by the file format
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,8 @@ def read_real_array(path: Path) -> np.ndarray:
 def read_archive(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Read the arrays ``names`` of an ``.npz`` archive, skipping missing ones.
 
-    Raises ``ValueError`` if it is not an archive of arrays, or a member is too large or has a path outside the archive.
+    Raises ``ValueError`` if the file is not an archive of arrays, or a member is too large or has a path outside the
+    archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -22,7 +22,7 @@ _STANDING_SPEED = 0.25  # maximum speed of a standing foot, m/s
 _STANDING_REACH = 0.05  # maximum height of a standing toe above the lowest toe of the clip, metres
 _STRAIGHT = 0.01        # weight in metres of the pelvis direction in the bend of a nearly straight knee
 _TOES_UP = 0.5          # sine of the maximum upward bend of the toes
-_HINGED = (0.2, 0.8)    # bend in radians at which an elbow or knee starts to act as a hinge, and fully does
+_HINGED = (0.2, 0.8)    # bends in radians above which an elbow or knee acts partly, and fully, as a hinge
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,11 @@ class Transfer:
 def retarget(source: SourceRecording, character: Character) -> Transfer:
     """Retarget the motion of ``source`` to ``character``.
 
-    Arms and legs point in the same directions as in the source, whatever the rest poses, and are rolled so that elbows
-    and knees bend like hinges. The trunk has the same rotation. Pelvis and ankles travel the same path, scaled by leg
-    length and lifted so that standing feet have the height and pitch of the character's rest pose. Knees absorb
-    differences in proportions. Toes, which the source does not capture, bend where they would be below the floor.
+    Arms and legs point in the same directions as in the source, regardless of the rest poses, and are rolled so that
+    elbows and knees bend like hinges. The trunk has the same rotation. Pelvis and ankles travel the same path, scaled
+    by leg length and lifted so that standing feet have the height and pitch of the character's rest pose.
+    Knees absorb differences in proportions. Toes, which the source does not capture, bend where they would
+    be below the floor.
 
     Raises ``ValueError`` if either skeleton lacks a bone of ``NEEDED``.
     """
@@ -109,7 +110,7 @@ def _standing(source: SourceRecording) -> tuple[float, float]:
 
 
 def _alignment(bone: str, source: Mapping[str, np.ndarray], rest: Mapping[str, np.ndarray], pitch: float) -> np.ndarray:
-    """Return the rotation (3, 3) that aligns a bone of the character with the bone of the source, both at rest."""
+    """Return the rotation (3, 3) that aligns a bone of the character with that of the source, both at rest."""
     if bone in AIMS:
         return _between(rest[AIMS[bone]] - rest[bone], source[AIMS[bone]] - source[bone])
     if not bone.endswith("Foot"):
@@ -124,7 +125,7 @@ def _alignment(bone: str, source: Mapping[str, np.ndarray], rest: Mapping[str, n
 
 def _reach(side: str, hip: np.ndarray, ankle: np.ndarray, source: SourceRecording, rest: Mapping[str, np.ndarray],
            turns: dict[str, np.ndarray]) -> None:
-    """Solve a leg from ``hip`` (T, 3) to ``ankle`` (T, 3), with the knee bent as in the source."""
+    """Rotate thigh and shin to reach from ``hip`` (T, 3) to ``ankle`` (T, 3). The knee points as in the source."""
     thigh, shin, foot = (f"{side}{bone}" for bone in ("UpLeg", "Leg", "Foot"))
     upper, lower = (np.linalg.norm(rest[end] - rest[start]) for start, end in ((thigh, shin), (shin, foot)))
     along = _unit(ankle - hip)
@@ -155,7 +156,7 @@ def _toes(side: str, ankle: np.ndarray, floor: float, rest: Mapping[str, np.ndar
 
 def _hinge(upper: str, lower: str, flexed: np.ndarray, rest: Mapping[str, np.ndarray],
            turns: dict[str, np.ndarray]) -> None:
-    """Roll both bones of a limb so that its bend matches the direction ``flexed`` (3,) at rest."""
+    """Roll both bones of a limb so that it bends like a hinge, in the direction ``flexed`` (3,) of the rest pose."""
     start, end = (_unit(rest[AIMS[bone]] - rest[bone]) for bone in (upper, lower))
     hinge = turns[upper] @ np.cross(start, flexed)
     start, end = turns[upper] @ start, turns[lower] @ end

@@ -96,7 +96,7 @@ def reason(error: RuntimeError) -> str:
 
 
 def stand_at_rest(rig: bpy.types.Object, prefix: str, bones: list[str]) -> Character:
-    """Remove animation and posing from a rig, and return the world positions of ``bones``, if present."""
+    """Remove animation and posing from a rig. Returns the world positions of ``bones``, if present, and the floor."""
     rig.animation_data_clear()
     for action in list(bpy.data.actions):
         if action.users == action.use_fake_user:  # otherwise exported to GLB
@@ -139,7 +139,7 @@ def in_bone_axes(rig: bpy.types.Object, turns: dict[str, np.ndarray]) -> dict[st
 
 
 def key(rig: bpy.types.Object, prefix: str, transfer: Transfer, fps: float, name: str) -> None:
-    """Insert keyframes from frame 0 as an action ``name``, and set the frame range and frame rate of the scene."""
+    """Insert keyframes from frame 0 in an action called ``name``. Also sets the frame range and rate of the scene."""
     bpy.context.preferences.edit.keyframe_new_interpolation_type = "LINEAR"
     ours = {mixamo_name(bone, prefix): turns for bone, turns in transfer.turns.items()}
     for bone_name, turns in in_bone_axes(rig, ours).items():

@@ -24,7 +24,7 @@ from utils import InputError, script
 
 @dataclass(frozen=True)
 class Member:
-    """A clip with its group, which must not be split, and its stratum, the kind of its motion."""
+    """A clip with its group, which must not be split, and its stratum, which is its kind of motion."""
 
     id: str
     group: str    # recording, actor, ...; a group is never divided
@@ -34,8 +34,8 @@ class Member:
 def split_by_group(members: Sequence[Member], shares: Mapping[str, float], seed: int) -> dict[str, list[str]]:
     """Return the clip ids of each part of ``PARTS``. The result depends only on ``members``, ``shares`` and ``seed``.
 
-    ``shares`` sum to 1. Within a stratum, groups are assigned in random order to the part that lacks the most clips.
-    Deficits carry over to the next stratum. Raises ``InputError`` if there are fewer groups than parts.
+    ``shares`` must sum to 1. Within a stratum, groups are assigned in random order to the part that lacks the most
+    clips. Deficits carry over to the next stratum. Raises ``InputError`` if there are fewer groups than parts.
     """
     groups: dict[str, list[Member]] = defaultdict(list)
     for member in sorted(members, key=lambda member: member.id):
@@ -89,7 +89,7 @@ def build_parser() -> Parser:
 
 
 def members(clips: list[ClipSource], group: str | None, stratify: str | None, twins: set[str]) -> list[Member]:
-    """Return clips and their existing mirrored twins, with their groups and strata."""
+    """Return clips and their mirrored twins, as far as they are in ``twins``, with their groups and strata."""
     made = []
     for clip in clips:
         key = matched("--group", group, clip.file) if group else clip.file

