@@ -218,6 +218,7 @@ class Sampling(Options):
     temperature: float = 1.0      # temperature of the base layer
     topkr: float = 0.9            # fraction of the codes that are never sampled: the least probable ones
     gumbel_sample: bool = True    # whether the base layer uses Gumbel sampling; residual layers always do
+    text_noise: float = 0.0       # noise on the base layer's text features, relative to their rms: more varied motions
     res_cond_scale: float = 5.0   # classifier-free guidance scale of the residual layers
     res_temperature: float = 1.0  # temperature of the residual layers
     length: str = "sample"        # how to predict lengths: a "sample" or the "mean" of the estimator's distribution
@@ -237,7 +238,7 @@ class Sampling(Options):
 DEFAULT_SAMPLING = Sampling()
 
 # Sampling settings stored in the ``opt.txt`` of the masked transformer, residual transformer and length estimator.
-BASE_SAMPLING = ("time_steps", "cond_scale", "temperature", "topkr", "gumbel_sample")
+BASE_SAMPLING = ("time_steps", "cond_scale", "temperature", "topkr", "gumbel_sample", "text_noise")
 RESIDUAL_SAMPLING = ("res_cond_scale", "res_temperature")
 LENGTH_SAMPLING = ("length",)
 

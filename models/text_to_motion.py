@@ -18,6 +18,7 @@ from models.layers import EncoderLayer, can_pack, choose_linear, initialise, is_
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import (
+    UNIT,
     GraphCache,
     OutputProcess,
     Trunk,
@@ -85,6 +86,7 @@ DEFAULT_SEED = 3407
 # Numbers of the random streams derived from a sample's seed.
 RESIDUAL_STREAM = 1
 LENGTH_STREAM = 1 << 32
+TEXT_STREAM = 1 << 33
 
 
 @dataclass(frozen=True)
@@ -227,8 +229,9 @@ class TextToMotion:
         streams = sample_generators([stream_seed(seed, *([number] if stream else [])) for seed in seeds])
         # Additive attention reads padding, so only samples of equal length may share a forward pass.
         base_rows = sampling.group_rows or default_rows(is_packed(self.transformer))
+        cond = with_noise(features(self.text, texts), seeds, sampling.text_noise)
         ids = self.transformer.generate(
-            features(self.text, texts), lengths, streams, replace(sampling, group_rows=base_rows),
+            cond, lengths, streams, replace(sampling, group_rows=base_rows),
             known=None if known is None else known[..., 0],
             negative=features(self.text, negative) if sampling.negative_prompt else None).ids
         if self.residual is not None:
@@ -308,6 +311,18 @@ def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name:
                                       select_device(gpu_id), res_name=res_name)
     speed_up(pipeline.networks)
     return pipeline
+
+
+def with_noise(cond: Tensor, seeds: Sequence[int], scale: float) -> Tensor:
+    """Add uniform noise to text features (b, c), each row from its own seed.
+
+    The std of the noise is ``scale`` times the root mean square of the row.
+    """
+    if not scale:
+        return cond
+    streams = sample_generators([stream_seed(seed, TEXT_STREAM) for seed in seeds])
+    noise = torch.stack([torch.rand(cond.shape[1], generator=stream) for stream in streams]).to(cond)
+    return cond + scale * UNIT * cond.square().mean(1, keepdim=True).sqrt() * (noise - 0.5)
 
 
 class _Features:

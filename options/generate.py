@@ -71,6 +71,8 @@ _SAMPLING: dict[str, dict[str, Any]] = {
     "temperature": {"type": non_negative, "help": "sampling temperature of the base layer"},
     "res_temperature": {"type": non_negative, "help": "sampling temperature of the residual layers"},
     "topkr": {"type": share, "help": "fraction of the codes that is never sampled: the least probable ones"},
+    "text_noise": {"type": non_negative, "help": "noise on the text features of the base layer, relative to their "
+                   "rms: makes motions of one text more varied"},
     "gumbel_sample": {"action": argparse.BooleanOptionalAction, "help": "sample with the Gumbel-max trick"},
     "length": {"choices": LENGTHS, "help": "sample: sample from the estimated distribution of lengths; mean: its mean"},
 }

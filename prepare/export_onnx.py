@@ -37,7 +37,7 @@ SETTINGS_FILE, TOKENIZER_FILE = "settings.json", "tokenizer.json"
 BATCH, TOKENS, PIECES = 2, 7, 9  # example sizes for tracing; all are dynamic in the graphs
 OTHER_SIZES = {"batch": 3, "tokens": 12}  # sizes for checking
 FREE = torch.export.Dim.DYNAMIC
-SAMPLING = ("cond_scale", "res_cond_scale", "temperature", "res_temperature", "topkr")
+SAMPLING = ("cond_scale", "res_cond_scale", "temperature", "res_temperature", "topkr", "text_noise")
 TOLERANCE = 1e-3  # maximum absolute difference of logits, features and joints
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

@@ -17,6 +17,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 RESIDUAL_STREAM = 1
+TEXT_STREAM = 1 << 33
 MAX_WORDS = 32
 KEPT = 1e5  # score of tokens that must not be masked again
 
@@ -33,14 +34,15 @@ class Generator:
     def __call__(self, text: str, frames: int, seed: int, **sampling: float) -> np.ndarray:
         """Generate joints (T, J, 3) in metres for a text, where T is ``frames`` rounded down to whole tokens.
 
-        ``sampling`` overrides the models' cond_scale, res_cond_scale, temperature, res_temperature and topkr.
+        ``sampling`` overrides the models' cond_scale, res_cond_scale, temperature, res_temperature, topkr
+        and text_noise.
         """
         how = {**self.settings["sampling"], **sampling}
         length = frames // self.settings["frames_of_a_token"]
         cond = self.condition(text)
         ids = np.zeros((1, length, self.settings["layers"]), np.int64)
-        ids[..., 0] = self.base(cond, length, stream(seed), how["cond_scale"], how["temperature"],
-                                how["topkr"])
+        ids[..., 0] = self.base(with_noise(cond, seed, how["text_noise"]), length, stream(seed), how["cond_scale"],
+                                how["temperature"], how["topkr"])
         if self.settings["layers"] > 1:
             self.fill_residual(ids, cond, stream(seed, RESIDUAL_STREAM), how["res_cond_scale"],
                                how["res_temperature"], how["topkr"])
@@ -93,7 +95,7 @@ class Generator:
 def stream(*keys: int) -> np.random.RandomState:
     """Return the random stream for integer keys, as in gen_t2m.py.
 
-    The keys are a seed, or a seed and ``RESIDUAL_STREAM``.
+    The keys are a seed, or a seed and ``RESIDUAL_STREAM`` or ``TEXT_STREAM``.
     """
     words = [len(keys), *(word for key in keys for word in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF))]
     low = np.random.SeedSequence(words).generate_state(2, np.uint32)[1]
@@ -104,6 +106,12 @@ def uniform(random: np.random.RandomState, *shape: int) -> np.ndarray:
     """Return uniform float32 numbers in [0, 1) as torch does, from the low 24 bits of each word."""
     words = np.frombuffer(random.bytes(4 * math.prod(shape)), "<u4")
     return ((words & 0xFFFFFF) / np.float32(1 << 24)).astype(np.float32).reshape(shape)
+
+
+def with_noise(cond: np.ndarray, seed: int, scale: float) -> np.ndarray:
+    """Add uniform noise to text features (1, c), with an std of ``scale`` times their root mean square."""
+    noise = uniform(stream(seed, TEXT_STREAM), cond.shape[1]) - np.float32(0.5)
+    return cond + np.float32(scale * 12**0.5) * np.sqrt(np.square(cond).mean()) * noise
 
 
 def draw(logits: np.ndarray, noise: np.ndarray, temperature: float, topkr: float) -> np.ndarray:

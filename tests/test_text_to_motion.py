@@ -13,7 +13,7 @@ from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING, Sam
 from models.layers import can_pack, is_packed, pack_linears
 from models.motion_edit import CONTEXT, FADE, MotionEditor, next_window, splice
 from models.motion_edit import TimelinePart as Part
-from models.text_to_motion import LengthEstimator, Sample, TextToMotion, load
+from models.text_to_motion import LengthEstimator, Sample, TextToMotion, load, with_noise
 from models.transformers.trunk import sample_generators
 from motion.bvh import read_bvh
 from motion.features import joints_to_features
@@ -119,6 +119,16 @@ def toy_pipeline(toy_models: Path) -> TextToMotion:
 
 
 @torch.no_grad()
+def test_noise_on_text_features_depends_on_the_seed_and_has_the_given_size() -> None:
+    cond = torch.arange(1, 1201).float().view(3, 400)
+    noisy = with_noise(cond, [5, 6, 5], 0.2)
+    noise = (noisy - cond) / cond.square().mean(1, keepdim=True).sqrt()
+    assert torch.equal(with_noise(cond[1:2], [6], 0.2), noisy[1:2])
+    assert torch.equal(with_noise(cond, [5, 6, 5], 0), cond)
+    torch.testing.assert_close(noise[0], noise[2], rtol=0, atol=1e-4)
+    assert noise.mean(1).abs().max() < 0.03 and torch.allclose(noise.std(1), torch.full((3,), 0.2), rtol=0.1)
+
+
 def test_guidance_leads_from_the_negative_text_to_the_prompt(toy_pipeline: TextToMotion) -> None:
     cond, away = toy_pipeline.condition(["a person walks", "a person runs"]).split(1)
     ids, model = torch.full((1, 5), toy_pipeline.transformer.mask_id), toy_pipeline.transformer
@@ -331,7 +341,7 @@ def test_every_setting_of_sampling_counts_without_torch(exported: Path, toy_pipe
     usual = toy_pipeline.generate([sample])[0]
     # The logits of toy models are nearly equal, so they decide over the noise only at a low temperature.
     for how in ({"res_temperature": 1e-6, "res_cond_scale": 9.0}, {"temperature": 1e-6, "cond_scale": 9.0},
-                {"topkr": 0.0}):
+                {"topkr": 0.0}, {"text_noise": 30.0, "temperature": 1e-6}):
         expected = toy_pipeline.generate([sample], toy_pipeline.sampling.changed(how))[0]
         np.testing.assert_allclose(generator(sample.text, sample.m_len, sample.seed, **how), expected, atol=1e-4)
         assert np.abs(expected - usual).max() > 1e-2, how

@@ -261,6 +261,7 @@ def needed_width(token_lens: Tensor, length: int) -> int:
 
 
 SMALLEST_TEMPERATURE = 1e-10
+UNIT = 12**0.5  # width of a uniform distribution with unit variance
 ROUNDING = 1e-9  # tolerance for rounding errors: a threshold of 1 - 1/classes keeps one class, not two
 
 

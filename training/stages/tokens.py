@@ -30,7 +30,7 @@ from models.lamp.features import TextEncoder, encode_texts
 from models.text_to_motion import LengthEstimator, Sample, Sampling, TextToMotion
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.trunk import FIXED_TABLE, TokenLoss, sample_generators
+from models.transformers.trunk import FIXED_TABLE, UNIT, TokenLoss, sample_generators
 from storage.checkpoint import load_strictly
 from storage.generation import LoadedTokenizer, load_text_encoder, load_tokenizer
 from training.runs import divide, settle_lamp
@@ -133,7 +133,6 @@ def tokenize_pairs(tokenizer: LoadedTokenizer, pairs: list[Pair], device: torch.
     return codes
 
 
-UNIT = 12**0.5  # width of a uniform distribution with unit variance
 MASKED_BATCH = 128  # clips of a validation batch; the fixed random masks depend on it
 VALIDATION_DRAWS = 4  # number of random masks or layers per validation clip
 
