@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from visualization.html import PAGE
+from motion.skeleton import T2M
+from visualization.html import PAGE, PageMotion, write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
@@ -50,6 +52,33 @@ def small_targets(page: Page) -> list[str]:
 def data_of(page: str) -> dict:
     """Return the data embedded in a page."""
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def wait_for(page: Page, condition: str) -> None:
+    """Wait for a condition. Playwright's own method needs eval, which the page forbids."""
+    end = time.monotonic() + PATIENCE / 1000
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(50)
+
+
+def show(page: Page, path: Path, *motions: PageMotion, title: str = "Motions") -> Page:
+    """Write a page of motions and open it."""
+    write_page(path, motions, T2M, 20.0, title)
+    page.goto(path.as_uri())
+    wait_for(page, "window.viewer")
+    page.evaluate("viewer.ready")
+    return page
+
+
+def saved(page: Page, entry: str, folder: Path) -> Path:
+    """Save a file by its menu entry."""
+    page.locator("#save").evaluate("menu => menu.open = true")
+    with page.expect_download() as download:
+        page.locator("#files > *", has_text=entry).click()
+    page.locator("#save").evaluate("menu => menu.open = false")
+    download.value.save_as(folder / download.value.suggested_filename)
+    return folder / download.value.suggested_filename
 
 
 @contextmanager

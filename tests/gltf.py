@@ -16,7 +16,7 @@ def numbers(gltf: GLTF2, accessor: int) -> np.ndarray:
 
 def posed(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the times (T,) of an animation and the positions (T, 3) of all nodes, by name."""
-    gltf, tracks, times = GLTF2().load(str(path)), {}, np.zeros(0)
+    gltf, tracks, times = GLTF2().load_binary(str(path)), {}, np.zeros(0)
     for channel in gltf.animations[0].channels:
         sampler = gltf.animations[0].samplers[channel.sampler]
         times = numbers(gltf, sampler.input)[:, 0]

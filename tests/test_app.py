@@ -360,8 +360,7 @@ def test_other_sites_can_neither_frame_nor_post_and_large_requests_are_refused(a
     assert urlopen(Request(address, headers={"Host": "[::1]:7860"})).status == 200
 
 
-def test_programs_make_edit_caption_and_search_motions_by_version_1_of_the_interface(address: str,
-                                                                                     tmp_path: Path) -> None:
+def test_programs_make_edit_caption_and_search_motions(address: str, tmp_path: Path) -> None:
     client = gradio_client.Client(address, verbose=False)
     made, = client.predict("a person waves", seconds=2, seed=5, formats=["glb"], api_name="/v1_generate")["motions"]
     joints = [np.load(io.BytesIO(urlopen(f"{address}/{made['files']['npy']}").read()))]

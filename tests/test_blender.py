@@ -92,8 +92,7 @@ def test_blender_sees_the_joints_frames_and_rate_of_our_files(folder: Path, name
 @pytest.mark.parametrize("side", ["Left", "Right"])
 @pytest.mark.parametrize(("start", "end", "most"), [
     ("Arm", "ForeArm", 0.1), ("ForeArm", "Hand", 0.1), ("UpLeg", "Leg", 6), ("Leg", "Foot", 6)])
-def test_limbs_point_where_they_do_in_the_motion(folder: Path, character: Seen, side: str, start: str, end: str,
-                                                 most: float) -> None:
+def test_limbs_follow_the_motion(folder: Path, character: Seen, side: str, start: str, end: str, most: float) -> None:
     ours, theirs = (seen.joints[side + end] - seen.joints[side + start]
                     for seen in (Seen.load(folder / "walk.bvh"), character))
     assert angles(ours, theirs).max() < most

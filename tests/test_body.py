@@ -5,10 +5,10 @@ import numpy as np
 
 from motion.foot import lock_feet
 from motion.skeleton import T2M
-from tests.browser import needs_chromium, open_browser
+from tests.browser import needs_chromium, open_browser, show
 from tests.figures import walking
 from visualization.body import REST, SOLES, TOES, Fitted, fit, offsets_of, stances, world_turns
-from visualization.html import PageMotion, write_page
+from visualization.html import PageMotion
 
 WALK = lock_feet(walking(60, 1.0), T2M, 20.0)
 
@@ -58,12 +58,9 @@ def test_knees_bend_forward_about_their_axis() -> None:
 
 @needs_chromium
 def test_the_browser_poses_the_same_mesh(tmp_path: Path) -> None:
-    write_page(tmp_path / "a.html", [PageMotion("a", "walks", WALK, WALK)], T2M, 20.0)
     _, places, _ = posed(WALK)
     with open_browser(300, 300, reduced_motion="reduce") as (page, faults):
-        page.goto((tmp_path / "a.html").as_uri())
-        page.wait_for_timeout(200)
-        page.evaluate("viewer.ready")
+        show(page, tmp_path / "a.html", PageMotion("a", "walks", WALK, WALK))
         for frame in (0, 31):
             page.evaluate(f"viewer.seek({frame})")
             shown = page.evaluate("[...viewer.stage.cast[0].figure.mesh.geometry.attributes.position.array]")

@@ -87,28 +87,7 @@ def test_an_independent_reader_sees_the_same_joints(tmp_path):
         np.testing.assert_allclose(MOTIONS["walk in a circle"][frame, list(T2M_RIG.order)], theirs, atol=1e-4)
 
 
-MIXED = """HIERARCHY
-ROOT Hips { OFFSET 0 1 0
-  CHANNELS 6 Xposition Yposition Zposition Zrotation Xrotation Yrotation
-  JOINT upper arm
-  {
-    OFFSET 2 0 0
-    CHANNELS 6 xposition yposition zposition Yrotation Zrotation Xrotation
-    End Site { OFFSET 0 3 0 }
-  }
-  JOINT bolt
-  {
-    OFFSET 0 0 1
-    CHANNELS 0
-  }
-}
-MOTION
-Frames: 2
-Frame Time: 0.0333333
-
-0 0 0 0 0 0  2 0 0 0 0 0
-1 2 3 90 0 0  5 0 0 0 90 0
-"""
+MIXED = (ROOT / "tests" / "mixed.bvh").read_text()
 
 
 def test_any_channel_order_and_joints_with_positions_of_their_own():

@@ -11,12 +11,12 @@ from playwright.sync_api import Page
 from motion.bvh_fit import T2M_RIG, joints_to_bvh
 from motion.foot import lock_feet
 from motion.skeleton import T2M
-from tests.browser import needs_chromium, open_browser
+from tests.browser import needs_chromium, open_browser, saved, show
 from tests.figures import standing, walking
 from tests.gltf import posed
 from tests.sample_motion import angles
 from visualization.glb import write_glb
-from visualization.html import PageMotion, write_page
+from visualization.html import PageMotion
 
 WALK = lock_feet(walking(30, 1.0, turn=1.0), T2M, 20.0)
 LIMBS = [(16, 18), (18, 20), (17, 19), (19, 21), (1, 4), (4, 7), (2, 5), (5, 8)]
@@ -81,12 +81,8 @@ def upload(page: Page, file: Path) -> None:
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     path = tmp_path_factory.mktemp("character") / "a.html"
-    write_page(path, [PageMotion("walk", "walks", WALK, WALK)], T2M, 20.0)
     with open_browser(420, 420, reduced_motion="reduce") as (page, faults):
-        page.goto(path.as_uri())
-        page.wait_for_timeout(200)
-        page.evaluate("viewer.ready")
-        yield page
+        yield show(page, path, PageMotion("walk", "walks", WALK, WALK))
         assert faults == []
 
 
@@ -97,19 +93,10 @@ def page(opened: Page) -> Page:
     return opened
 
 
-def saved(page: Page, entry: str, path: Path) -> Path:
-    page.locator("#save").evaluate("menu => menu.open = true")
-    with page.expect_download() as download:
-        page.locator("#files > *", has_text=entry).click()
-    download.value.save_as(path)
-    page.locator("#save").evaluate("menu => menu.open = false")
-    return path
-
-
 @pytest.mark.parametrize("rig", ["mixamo", "numbered", "vrm", "vrm0", "unreal", "unreal_numbered"])
 def test_a_character_moves_as_the_motion_does_and_is_saved_with_it(page: Page, tmp_path: Path, rig: str) -> None:
     upload(page, character(tmp_path, rig))
-    _, places = posed(saved(page, "your character", tmp_path / "out.glb"))
+    _, places = posed(saved(page, "your character", tmp_path))
     order = {joint: named(bone, rig) for bone, joint in zip(T2M_RIG.names, T2M_RIG.order, strict=True)}
     for start, end in LIMBS:
         ours, theirs = WALK[:, end] - WALK[:, start], places[order[end]] - places[order[start]]
@@ -123,13 +110,13 @@ def test_a_character_moves_as_the_motion_does_and_is_saved_with_it(page: Page, t
 
 def test_a_pose_in_the_file_does_not_matter(page: Page, tmp_path: Path) -> None:
     upload(page, character(tmp_path, "mixamo"))
-    expected = posed(saved(page, "your character", tmp_path / "out.glb"))[1]
+    expected = posed(saved(page, "your character", tmp_path))[1]
     scene, binary = split(tmp_path / "mixamo.glb")
     for node in scene["nodes"]:
         if node["name"].endswith(("Arm", "Leg")):
             node["rotation"] = [0.5, 0.5, -0.5, 0.5]
     upload(page, join(tmp_path / "posed.glb", scene, binary))
-    places = posed(saved(page, "your character", tmp_path / "out.glb"))[1]
+    places = posed(saved(page, "your character", tmp_path))[1]
     assert max(np.abs(places[bone] - expected[bone]).max() for bone in expected) < 1e-3
 
 
@@ -162,7 +149,7 @@ def test_soles_are_on_the_floor_and_scenery_is_hidden(page: Page, tmp_path: Path
 
 
 def test_a_vrm_animation_has_the_joints_of_the_motion(page: Page, tmp_path: Path) -> None:
-    path = saved(page, "VRM", tmp_path / "vrma.glb")
+    path = saved(page, "VRM", tmp_path)
     scene, places = split(path)[0], posed(path)[1]
     bones = scene["extensions"]["VRMC_vrm_animation"]["humanoid"]["humanBones"]
     assert set(bones) == set(VRM.values())
@@ -178,8 +165,7 @@ def test_a_vrm_animation_has_the_joints_of_the_motion(page: Page, tmp_path: Path
     (struct.pack("<4sII", b"glTF", 2, 24) + struct.pack("<I4s", 400, b"JSON") + b"{}  ", "is cut off"),
     (struct.pack("<4sII", b"glTF", 2, 24) + struct.pack("<I4s", 4, b"JSON") + b"{}  ", "has no hips"),
 ], ids=["other", "cut", "bones"])
-def test_what_is_no_character_is_refused_in_one_line(page: Page, tmp_path: Path, content: bytes,
-                                                     complaint: str) -> None:
+def test_what_is_no_character_is_refused(page: Page, tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "<b>x.glb").write_bytes(content)
     page.locator("#upload").set_input_files(tmp_path / "<b>x.glb")
     page.locator("#fault", has_text=complaint).wait_for()

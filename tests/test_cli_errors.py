@@ -137,22 +137,26 @@ def test_a_checkpoint_that_is_cut_short_or_of_another_model_is_named(fails: Fail
     ("t2m", "text_encoder", "t5", "text_encoder 't5' is not one of lamp, clip"),
     ("res", "share_weight", "yes", "share_weight cannot be 'yes'"), ("lamp", "max_text_len", 1000, "max_text_len 1000"),
 ])
-def test_an_option_that_cannot_be_names_file_and_key(fails: Fails, model: str, key: str, value: object,
-                                                     told: str) -> None:
+def test_invalid_options_are_named_with_file(fails: Fails, model: str, key: str, value: object, told: str) -> None:
     set_option(model, key, value)
     message = fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
     assert f"checkpoints/t2m/{model}/opt.txt" in message and told in message
 
 
-@pytest.mark.parametrize(("content", "told"), [
-    (b"\xff\xfe\x00garbage", "is not UTF-8"), (b"garbage", "opt.txt:1: expected 'key: value'"), (b"", "opt.txt lacks"),
+@pytest.mark.parametrize(("file", "content", "told"), [
+    ("t2m/opt.txt", b"\xff\xfe\x00garbage", "is not UTF-8"), ("t2m/opt.txt", b"", "opt.txt lacks"),
+    ("t2m/opt.txt", b"garbage", "opt.txt:1: expected 'key: value'"), ("t2m/opt.txt", None, "missing; it needs a line"),
+    ("lamp/vocab.txt", b"walk\nrun\n", "is not a BERT vocabulary"),
+    ("lamp/vocab.txt", b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n" + b"".join(b"w%d\n" % number for number in range(500)),
+     "504 word pieces"),
 ])
-def test_an_option_file_of_garbage_is_named(fails: Fails, content: bytes, told: str) -> None:
-    path = Path("checkpoints/t2m/t2m/opt.txt")
-    spoil(path, content)
-    assert told in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
-    path.unlink()
-    assert f"{path} is missing; it needs a line '" in fails(gen_t2m.main, *MODELS, "--text_prompt", "a")
+def test_a_damaged_text_file_of_a_model_is_named(fails: Fails, file: str, content: bytes | None, told: str) -> None:
+    path = Path("checkpoints/t2m") / file
+    spoil(path, content or b"")
+    if content is None:
+        path.unlink()
+    message = fails(gen_t2m.main, *PROMPT)
+    assert str(path) in message and told in message
 
 
 def test_models_that_do_not_belong_together_are_reported(fails: Fails, toy_copy: Path) -> None:
@@ -166,17 +170,6 @@ def test_models_that_do_not_belong_together_are_reported(fails: Fails, toy_copy:
     make_tokenizer(toy_copy / "checkpoints" / "t2m" / "flat", 263, num_quantizers=1)
     main, arguments = TRAINING["res"]
     assert "t2m/flat/model/latest.tar has a single token layer" in fails(main, *arguments, "--vq_name", "flat")
-
-
-@pytest.mark.parametrize(("content", "told"), [
-    (b"walk\nrun\n", "is not a BERT vocabulary"),
-    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n" + b"".join(b"w%d\n" % number for number in range(500)), "504 word pieces"),
-])
-def test_a_vocabulary_that_is_none_is_named(fails: Fails, content: bytes, told: str) -> None:
-    path = Path("checkpoints/t2m/lamp/vocab.txt")
-    spoil(path, content)
-    message = fails(gen_t2m.main, *PROMPT)
-    assert str(path) in message and told in message
 
 
 @pytest.mark.parametrize("stage", ["vq", "lamp", "t2m", "res", "len", "evaluator", "eval_vq", "eval_retrieval"])

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ from models.transformers.residual import ResidualTransformer
 from models.vq.model import build_tokenizer
 from motion.bvh_fit import joints_to_bvh
 from motion.skeleton import T2M
-from options import evaluate, generate, train
 from options.base import plain_name
 from options.generate import parse_generate_options
 from options.train import parse_vq_options
@@ -34,17 +34,14 @@ from tests.toy import ROOT, clips, run_here
 from tests.toy_published import make_published
 from utils import InputError
 
-PARSERS = {
-    "train_vq.py": train.parse_vq_options, "train_lamp.py": train.parse_lamp_options,
-    "train_t2m_transformer.py": train.parse_t2m_options, "train_res_transformer.py": train.parse_res_options,
-    "train_len_estimator.py": train.parse_length_options, "train_evaluator.py": train.parse_evaluator_options,
-    "gen_t2m.py": generate.parse_generate_options, "edit_t2m.py": generate.parse_edit_options,
-    "eval_t2m_vq.py": evaluate.parse_tokenizer_evaluation,
-    "eval_t2m_trans_res.py": evaluate.parse_generation_evaluation,
-    "eval_retrieval.py": evaluate.parse_retrieval_evaluation, "train_m2t.py": train.parse_m2t_options,
-    "M2T_eval.py": evaluate.parse_m2t_evaluation, "gen_m2t.py": evaluate.parse_caption_options,
-    "search_motion.py": evaluate.parse_search_options, "app.py": evaluate.parse_app_options,
-}
+
+def parser_of(script: Path) -> Callable[[list[str]], argparse.Namespace]:
+    """Return the function by which a script parses its command line."""
+    module, name = re.search(r"^from (options\.\w+) import .*?(parse_\w+)", script.read_text(), re.MULTILINE).groups()
+    return getattr(importlib.import_module(module), name)
+
+
+PARSERS = {script.name: parser_of(script) for script in ROOT.glob("*.py")}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -231,16 +231,14 @@ def test_a_damaged_pack_is_reported_in_one_line(spec: DatasetSpec, pattern: str)
         load_pairs(spec, "train")
 
 
-def test_data_that_cannot_be_written_to_is_packed_in_the_working_folder(
-        spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_data_is_packed_elsewhere(spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (spec.root / "cache").write_text("a file in the way")
     monkeypatch.chdir(tmp_path)
     assert list(read_features(spec, "train")) == ["a", "b", "c"]
     assert [path.name.split("-")[0] for path in (tmp_path / ".cache").glob("*/features-*")] == ["features"]
 
 
-def test_motion_tokens_are_made_once_and_again_for_other_motions_or_another_tokenizer(
-        spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_made_once_per_tokenizer(spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = make_models(tmp_path / "models")
     tokenizer = load_tokenizer("vq", spec, models)
     calls = []

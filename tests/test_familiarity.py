@@ -59,8 +59,7 @@ def test_words_beyond_the_text_limit_are_named(lamp: LoadedLaMP) -> None:
     assert cut[0] in line and "--timeline" in line
 
 
-def test_generation_reports_unfamiliar_prompts_and_refuses_them_with_strict(
-        toy_copy: Path, lamp: LoadedLaMP, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unfamiliar_prompts_are_reported(toy_copy: Path, lamp: LoadedLaMP, capsys: pytest.CaptureFixture[str]) -> None:
     write_known(lamp, 0.5)
     run_here(gen_t2m.main, *GEN, "--text_prompt", "12345", cwd=toy_copy)
     assert '"12345" is unlike' in capsys.readouterr().out

@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from data import language
 from data.dataset import dataset_spec
-from data.language import (
-    Paraphraser,
-    WordVectors,
-    by_rarest_content,
-    classes,
-    read_bank,
-    sentences,
-    with_bank,
-    with_paraphrases,
-)
 from data.text import mirror_text
 from data.text_motion import Pair, load_pairs, rarity_weights
 from prepare.build_openmotion import clip_contents
@@ -44,29 +35,29 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pairs_of(root: Path) -> dict[str, object]:
     spec = dataset_spec("t2m", root)
-    return {pair.name: pair for pair in with_bank(load_pairs(spec, "train"), spec)}
+    return {pair.name: pair for pair in language.with_bank(load_pairs(spec, "train"), spec)}
 
 
 def test_sentences_are_kept_or_held_out_and_sides_are_filled_in() -> None:
-    for content, templates in read_bank().items():
-        kept, held = sentences(content, "left"), sentences(content, "left", held_out=True)
+    for content, templates in language.read_bank().items():
+        kept, held = language.sentences(content, "left"), language.sentences(content, "left", held_out=True)
         assert len(kept) + len(held) == len(templates)
         assert len(held) == len(templates) // 5
-    left, right = (sentences("kick", side) for side in ("left", "right"))
+    left, right = (language.sentences("kick", side) for side in ("left", "right"))
     assert not any("{" in text for text in left + right)
     assert all("left" in text for text in left)
-    assert sentences("kick") == []  # every sentence names the leg
-    assert sentences("walk", "left") == sentences("walk", "right") == sentences("walk")
+    assert language.sentences("kick") == []  # every sentence names the leg
+    assert language.sentences("walk", "left") == language.sentences("walk", "right") == language.sentences("walk")
 
 
 def test_clips_and_stretches_get_their_sentences_and_are_balanced_by_family(root: Path) -> None:
     pairs = pairs_of(root)
-    assert pairs[RAISING].sentences == tuple(sentences("raise-hand", "left"))
-    assert pairs[RAISING].contents == {classes()["raise-hand", "left"]}
+    assert pairs[RAISING].sentences == tuple(language.sentences("raise-hand", "left"))
+    assert pairs[RAISING].contents == {language.classes()["raise-hand", "left"]}
     assert pairs["0001"].sentences == ()  # not listed
     stretch = pairs[f"stand_10_{WALKING}"]
     assert np.array_equal(stretch.features, pairs[WALKING].features[10:60])
-    assert stretch.captions == () and stretch.sentences == tuple(sentences("stand"))
+    assert stretch.captions == () and stretch.sentences == tuple(language.sentences("stand"))
     assert stretch.start == pairs[WALKING].start + 10
 
     pairs = [pairs_of(root)[name] for name in (WALKING, WALKING, f"stand_10_{WALKING}", RAISING)]
@@ -79,7 +70,7 @@ def test_clips_can_be_balanced_by_their_rarest_content() -> None:
     contents = [{1}, {1}, {1, 2}, {1, 2, 3}, set()]
     pairs = [Pair(str(number), np.zeros((4, 1)), (), family="all", contents=frozenset(some))
              for number, some in enumerate(contents)]
-    assert [pair.family for pair in by_rarest_content(pairs)] == ["1", "1", "2", "3", "all"]
+    assert [pair.family for pair in language.by_rarest_content(pairs)] == ["1", "1", "2", "3", "all"]
 
 
 def test_a_sentence_is_no_negative_of_clips_that_show_its_content() -> None:
@@ -91,11 +82,11 @@ def test_a_sentence_is_no_negative_of_clips_that_show_its_content() -> None:
 def test_a_data_set_that_does_not_say_what_its_clips_show_is_named(tmp_path: Path) -> None:
     spec = dataset_spec("t2m", make_dataset(tmp_path / "plain"))
     with pytest.raises(InputError, match="contents.json is missing"):
-        with_bank(load_pairs(spec, "train"), spec)
+        language.with_bank(load_pairs(spec, "train"), spec)
     (tmp_path / "plain" / "contents.json").write_text(
         json.dumps({WALKING: {"family": "", "contents": [["moonwalk", ""]], "stretches": []}}))
     with pytest.raises(InputError, match="unknown contents moonwalk"):
-        with_bank(load_pairs(spec, "train"), spec)
+        language.with_bank(load_pairs(spec, "train"), spec)
 
 
 CONTENT_MAP = {"walk": {"true_of": [{"content": "walk"}]}, "kick": {"true_of": [{"content": "kick", "side": "right"}]},
@@ -131,17 +122,17 @@ def sides(text: str) -> list[str]:
     return re.findall(r"\b(?:left|right)\b", text)
 
 
-def wordings(paraphraser: Paraphraser, caption: str, count: int = 200) -> set[str]:
+def wordings(paraphraser: language.Paraphraser, caption: str, count: int = 200) -> set[str]:
     generator = np.random.default_rng(0)
     return {paraphraser(caption, generator) for _ in range(count)}
 
 
 def test_only_wordings_of_a_group_change_and_doers_without_a_style(tmp_path: Path) -> None:
-    paraphraser = Paraphraser(word_list(tmp_path, "# a note\nhops / jumps\n\nruns / is running\n"))
+    paraphraser = language.Paraphraser(word_list(tmp_path, "# a note\nhops / jumps\n\nruns / is running\n"))
     made = {re.sub(r" at \w+$", "", text) for text in wordings(paraphraser, "he hops and runs")}
     assert made == {f"he {a} and {b}" for a in ("hops", "jumps") for b in ("runs", "is running")}
 
-    paraphraser = Paraphraser(word_list(tmp_path, "hops / jumps\n"))
+    paraphraser = language.Paraphraser(word_list(tmp_path, "hops / jumps\n"))
     plain = wordings(paraphraser, "a person hops")
     assert any(re.match(r"(?:a|the)(?: shy| tall)? (?:nurse|cook) ", text) for text in plain)
     assert all("old man" in text for text in wordings(paraphraser, "an old man hops"))
@@ -149,7 +140,7 @@ def test_only_wordings_of_a_group_change_and_doers_without_a_style(tmp_path: Pat
 
 
 def test_sides_stay_as_they_are() -> None:
-    paraphraser = Paraphraser()
+    paraphraser = language.Paraphraser()
     for caption in CAPTIONS:
         made = wordings(paraphraser, caption)
         assert len(made) > 10
@@ -162,14 +153,14 @@ def test_sides_stay_as_they_are() -> None:
 
 def test_paraphrases_come_beside_the_captions_and_follow_from_the_seed() -> None:
     pair = Pair("a", np.zeros((4, 3)), CAPTIONS, frozenset({"walk"}))
-    one, two = (with_paraphrases([pair, pair], 2, seed) for seed in (1, 2))
+    one, two = (language.with_paraphrases([pair, pair], 2, seed) for seed in (1, 2))
     assert one[0].captions[:4] == CAPTIONS
     assert len(one[0].captions) == 12
     assert one[0].captions != one[1].captions
-    assert [p.captions for p in with_paraphrases([pair, pair], 2, 1)] == [p.captions for p in one] != [
+    assert [p.captions for p in language.with_paraphrases([pair, pair], 2, 1)] == [p.captions for p in one] != [
         p.captions for p in two]
     assert one[0].words == pair.words
-    assert with_paraphrases([pair], 0, 1) == [pair]
+    assert language.with_paraphrases([pair], 0, 1) == [pair]
 
 
 TABLE = "the 1 2\n, 3 4\nwalk 5 6\n2 7 8\nof 9 10\nwaltz 11 12\nsos 0.5 0.25\n"
@@ -217,10 +208,10 @@ def test_the_script_writes_what_the_evaluator_reads(tmp_path: Path, table: str, 
     printed = capsys.readouterr().out
     assert "4 words, 2 dimensions -> glove" in printed
     assert "1 of the 2 caption words have no vector: he" in printed
-    vectors = WordVectors.load(tmp_path / "glove")
+    vectors = language.WordVectors.load(tmp_path / "glove")
     assert vectors.vector("waltz").tolist() == [11, 12]
     (tmp_path / "glove" / "our_vab_words.txt").unlink()  # the published files lack it
-    published = WordVectors.load(tmp_path / "glove")
+    published = language.WordVectors.load(tmp_path / "glove")
     assert all(published.vector(word).tolist() == vectors.vector(word).tolist() for word in (*SPECIAL, "waltz"))
 
 

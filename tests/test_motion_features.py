@@ -18,15 +18,7 @@ from motion.features import (
     root_motion,
     time_warp,
 )
-from motion.foot import (
-    foot_joints,
-    legs_of,
-    lock_feet,
-    lock_feet_published,
-    solve_legs,
-    standing,
-    still_steps,
-)
+from motion.foot import foot_joints, legs_of, lock_feet, lock_feet_published, solve_legs, standing, still_steps
 from motion.skeleton import KIT, SKELETONS, T2M, Skeleton, mirror, pose_offsets
 from tests import figures
 from tests.figures import figure, walking

@@ -63,8 +63,7 @@ def test_bvh_of_another_rate_is_resampled(tmp_path):
 
 @pytest.mark.parametrize(("name", "array", "complaint"), [
     ("a.npy", np.zeros((10, 251)), "shape"), ("a.npy", np.zeros((22, 3)), "shape (22, 3)"),
-    ("a.npy", np.zeros((10, 22, 3)), "zero length"), ("a.npy", walking(30)[:1], "too few"),
-    ("a.npy", np.full((10, 263), np.inf), "finite"), ("a.npy", np.zeros((0, 22, 3)), "0 frames are too few"),
+    ("a.npy", np.zeros((10, 22, 3)), "zero length"), ("a.npy", walking(30)[:1], "1 frames are too few"),
     ("a.npy", with_value(walking(30), (7, 4, 1), np.nan), "frame 7: y of left_knee is not finite (nan)"),
     ("a.npy", with_value(walking(30), (7, 4, 0), 1e30), "frame 7: x of left_knee is too large for any unit (1e+30)"),
     ("a.npy", with_value(FEATURES, (3, 9), 1e30), "row 3: column 9 is too large (1e+30)"),
@@ -75,9 +74,7 @@ def test_bvh_of_another_rate_is_resampled(tmp_path):
     ("a.npy", LYING, "either this axis is up, or the body is lying; rotate it so that y is up, or set the axis"),
     ("a.npy", np.array(["x"]), "real numbers"), ("a.npy", None, "missing"), ("a.bvh", None, "cannot read"),
     ("a.bvh", b"HIERARCHY\nROOT", "line 2"), ("a.fbx", b"", ".npy or a .bvh"),
-    ("a.c3d", b"", "a.c3d: the file contains markers, not joints"),
-    ("a.asf", b"", "a.asf: a skeleton without motion"),
-    ("a.amc", b"", "no skeleton file found: put a.asf next to it"),
+    ("a.asf", b"", "a.asf: a skeleton without motion"), ("a.amc", b"", "no skeleton file found: put a.asf next to it"),
 ])
 def test_invalid_motions_are_reported_in_one_line_with_their_path(tmp_path, name, array, complaint):
     path = tmp_path / name
@@ -145,25 +142,18 @@ def crawling(frames: int = 60) -> np.ndarray:
 
 QUARTER = np.full(60, np.pi / 2)
 ODD = {
-    "bows": figures.bowing(60, 1.5),
     "bows deep throughout": figures.figure(60, pitch=1.9),
-    "touches the floor": figures.figure(60, pitch=2.4),
-    "sits": figures.sitting(),
     "squats": figures.squatting(),
-    "crawls": crawling(),
     "crawls sideways in the world": crawling() @ np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]]),
     "lies down and gets up": tilted(
         figures.standing(60), np.interp(np.arange(60), [0, 20, 40, 59], [0, 1.5, 1.5, 0]), "x"),
     "falls": tilted(figures.standing(60), np.linspace(0, np.pi / 2, 60), "z"),
-    "turns over sideways": tilted(figures.waving("both", 60), np.linspace(0, 2 * np.pi, 60), "z"),
     "turns over forwards": tilted(figures.standing(60), np.linspace(0, 2 * np.pi, 60), "x"),
     "lies on its back": tilted(figures.kicking("left", 60), -QUARTER, "x"),
-    "lies on its front": tilted(figures.standing(60), QUARTER, "x"),
     "lies on its side": tilted(figures.kicking("right", 60), QUARTER, "z"),
     "kicks": figures.kicking("left"),
     "jumps": figures.jumping(),
     "runs in a circle": figures.walking(80, 4.0, 6.0),
-    "walks backwards": figures.walking(80, -1.2),
     "stands in a handstand": tilted(figures.figure(60, arms=(3.0, 3.0)), np.full(60, np.pi), "x"),
 }
 
@@ -188,9 +178,7 @@ def test_the_axis_of_a_standing_body_is_found(joints: np.ndarray, up: str) -> No
 
 def test_a_moment_of_standing_is_enough_not_to_lie() -> None:
     assert not lies_throughout(ODD["lies down and gets up"])
-    assert not lies_throughout(ODD["bows deep throughout"])
     assert lies_throughout(ODD["lies on its back"])
-    assert lies_throughout(with_up(figures.walking(), "z"))
 
 
 def test_arms_on_the_other_sides_are_found() -> None:

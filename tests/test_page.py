@@ -2,7 +2,6 @@
 import base64
 import io
 import re
-import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +17,7 @@ from motion.bvh_fit import bvh_to_joints, joints_to_bvh
 from motion.foot import foot_joints, lock_feet, standing
 from motion.skeleton import KIT, T2M, Skeleton
 from tests import browser
-from tests.browser import data_of, needs_axe, needs_chromium
+from tests.browser import data_of, needs_axe, needs_chromium, saved, show, wait_for
 from tests.figures import walking
 from tests.sample_motion import sample_motion
 from visualization.html import FINEST, PageMotion, make_page, write_page
@@ -95,13 +94,12 @@ def test_what_cannot_be_shown_is_reported(tmp_path: Path, joints: np.ndarray) ->
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, list[str]]]:
     """A page of three motions, open in Chromium and paused."""
     path = tmp_path_factory.mktemp("page") / "index.html"
-    write_page(path, [page_motion(walking(60, 1.0), "walks", "first"), page_motion(walking(40, 0.5), EVIL, "second"),
-                      page_motion(sample_motion(T2M, 1), "a single pose", "third")], T2M, 20.0, EVIL)
+    motions = (page_motion(walking(60, 1.0), "walks", "first"), page_motion(walking(40, 0.5), EVIL, "second"),
+               page_motion(sample_motion(T2M, 1), "a single pose", "third"))
     (path.parent / "joints" / "0").mkdir(parents=True)
     (path.parent / "joints" / "0" / "first.npy").write_bytes(b"joints")
     with browser.open_browser(420, 520, reduced_motion="reduce") as (page, faults):
-        show(page, path)
-        yield page, faults
+        yield show(page, path, *motions, title=EVIL), faults
 
 
 @pytest.fixture
@@ -113,29 +111,11 @@ def page(seen: tuple[Page, list[str]]) -> Iterator[Page]:
     assert faults == []
 
 
-def show(page: Page, path: Path, *motions: PageMotion) -> Page:
-    """Write a page of motions, if there are any, and open it."""
-    if motions:
-        write_page(path, motions, T2M, 20.0)
-    page.goto(path.as_uri())
-    wait_for(page, "window.viewer")
-    page.evaluate("viewer.ready")
-    return page
-
-
 def drawn(page: Page) -> np.ndarray:
     """Return the picture of the stage (H, W, 3)."""
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     picture = page.locator("#canvas").screenshot()
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), int)
-
-
-def wait_for(page: Page, condition: str) -> None:
-    """Wait for a condition. Playwright's own method needs eval, which the page forbids."""
-    end = time.monotonic() + browser.PATIENCE / 1000
-    while not page.evaluate(condition):
-        assert time.monotonic() < end, condition
-        page.wait_for_timeout(50)
 
 
 def text(page: Page, selector: str) -> str:
@@ -217,27 +197,18 @@ def test_locked_feet_are_another_motion_with_other_files(page: Page) -> None:
     page.evaluate("viewer.mount()")
 
 
-def saved(page: Page, entry: str) -> tuple[str, Path]:
-    """Return the name and content of the file that a menu entry saves."""
-    page.locator("#save").evaluate("menu => menu.open = true")
-    with page.expect_download() as download:
-        page.locator("#files > *", has_text=entry).click()
-    page.locator("#save").evaluate("menu => menu.open = false")
-    return download.value.suggested_filename, Path(download.value.path())
-
-
 @needs_chromium
 @pytest.mark.parametrize("kind", ["plain", "locked"])
-def test_a_page_alone_on_a_disk_saves_joints_and_bvh_out_of_itself(page: Page, kind: str) -> None:
+def test_a_page_alone_on_a_disk_saves_joints_and_bvh(page: Page, kind: str, tmp_path: Path) -> None:
     page.evaluate(f"viewer.setKind('{kind}')")
     expected, suffix = (walking(60, 1.0), "") if kind == "plain" else (lock_feet(walking(60, 1.0), T2M, 20.0), "_ik")
-    name, file = saved(page, ".npy")
-    assert name == f"first{suffix}.npy"
+    file = saved(page, ".npy", tmp_path)
+    assert file.name == f"first{suffix}.npy"
     joints = np.load(file)
     assert (joints.dtype, joints.shape) == (np.float32, (60, 22, 3))
     assert np.abs(joints - expected).max() < 2 * FINEST
-    name, file = saved(page, ".bvh")
-    assert name == f"first{suffix}.bvh"
+    file = saved(page, ".bvh", tmp_path)
+    assert file.name == f"first{suffix}.bvh"
     bvh, whole = read_bvh(file), joints_to_bvh(expected, T2M, 20.0)
     assert (bvh.names, bvh.frame_time) == (whole.names, whole.frame_time)
     assert np.linalg.norm(bvh_to_joints(bvh, T2M) - bvh_to_joints(whole, T2M), axis=-1).max() < 1e-3
@@ -245,15 +216,15 @@ def test_a_page_alone_on_a_disk_saves_joints_and_bvh_out_of_itself(page: Page, k
 
 
 @needs_chromium
-def test_a_page_on_a_server_saves_the_files_beside_it(page: Page) -> None:
+def test_a_page_on_a_server_saves_the_files_beside_it(page: Page, tmp_path: Path) -> None:
     folder = Path(page.url.removeprefix("file://")).parent
     with browser.serve(folder) as address:
         served = page.context.new_page()
         served.goto(f"{address}/index.html")
         served.evaluate("viewer.ready.then(() => viewer.setKind('plain'))")
-        name, file = saved(served, ".npy")
-        assert (name, file.read_bytes()) == ("first.npy", b"joints")
-        assert saved(served, ".bvh")[0] == "first.bvh"
+        file = saved(served, ".npy", tmp_path)
+        assert (file.name, file.read_bytes()) == ("first.npy", b"joints")
+        assert saved(served, ".bvh", tmp_path).name == "first.bvh"
         served.close()
 
 

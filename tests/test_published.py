@@ -77,8 +77,7 @@ class Attack:
     ("length_estimator", generation.load_length_estimator, "output.1.bias"),
     ("text_mot_match", load_evaluator, "gru.bias_hh_l0"),
 ])
-def test_a_wrong_file_is_refused_with_its_first_bad_tensor(home: Path, name: str, load: Callable[..., object],
-                                                           tensor: str) -> None:
+def test_a_wrong_file_is_refused(home: Path, name: str, load: Callable[..., object], tensor: str) -> None:
     file, = (home / name).rglob("*.tar")
     content = torch.load(file, weights_only=True)
     key = next(key for key, value in content.items() if isinstance(value, dict) and tensor in value)

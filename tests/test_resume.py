@@ -132,8 +132,7 @@ def assert_equal(one: object, other: object) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_an_interrupted_tokenizer_run_continues_to_the_same_weights(toy_folder: Path, tmp_path: Path,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes_exactly(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ("--data_root", str(toy_folder / "data"), *TINY_VQ, "--num_quantizers", "1", "--evaluator", "none",
              "--total_iter", "30", "--save_latest", "7", "--seed", "5", "--gpu_id", "-1")
     step, steps = VQStage.forward, []

@@ -196,8 +196,7 @@ PAIRS = [pair("0", WALK, "a man walks ahead with small steps"), pair("1", WAVE),
     ("turns anticlockwise", ["a counter-clockwise turn"], (100, 1)),
     ("turns clockwise with the left arm up", ["counterclockwise, the left arm up"], (50, 2)),
 ])
-def test_sides_are_judged_where_the_references_name_one(caption: str, references: list[str],
-                                                        expected: tuple[float | None, int]) -> None:
+def test_named_sides_are_judged(caption: str, references: list[str], expected: tuple[float | None, int]) -> None:
     scores = caption_scores.side_scores([caption], [references])
     assert (scores.get("sides_right"), scores["sided"]) == expected
 

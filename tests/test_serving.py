@@ -258,8 +258,7 @@ WRONG: dict[str, tuple[Do, str]] = {
 
 
 @pytest.mark.parametrize(("do", "told"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_reported_in_one_line_without_a_path_or_bytes(shop: Workshop, tmp_path: Path, do: Do,
-                                                                   told: str) -> None:
+def test_faults_are_reported_without_a_path_or_bytes(shop: Workshop, tmp_path: Path, do: Do, told: str) -> None:
     with pytest.raises(InputError) as raised:
         do(shop, tmp_path)
     assert told in str(raised.value)
@@ -409,8 +408,7 @@ def test_folders_of_killed_apps_are_swept_and_those_of_others_stay(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lamp_app_alive", "lamp_app_starting"]
 
 
-def test_one_app_at_a_time_keeps_its_files_in_a_folder_and_others_in_a_temporary_one(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_app_at_a_time_keeps_its_files_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     keeping = parse_app_options(["--keep", str(tmp_path / "kept")])
     for _ in range(2):

@@ -228,8 +228,7 @@ def policy(patch: pytest.MonkeyPatch, usable: int, **given: str) -> dict[str, st
     return given
 
 
-def test_waiting_threads_sleep_and_are_as_many_as_the_quota_unless_the_user_decides(
-        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_sleep_and_follow_the_quota_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     made = policy(monkeypatch, 2)
     assert int(made["GOMP_SPINCOUNT"]) <= 1000 and (made["KMP_BLOCKTIME"], made["OMP_NUM_THREADS"]) == ("0", "2")
     assert "OMP_NUM_THREADS" not in policy(monkeypatch, 64)

@@ -256,8 +256,7 @@ def source() -> np.ndarray:
     return joints_to_features(walking(122), T2M).numpy()  # 121 rows: 30 tokens and a frame
 
 
-def test_outside_of_a_part_or_before_an_extension_a_motion_stays_as_it_was(editor: MotionEditor,
-                                                                           source: np.ndarray) -> None:
+def test_outside_of_a_part_a_motion_stays_as_it_was(editor: MotionEditor, source: np.ndarray) -> None:
     edited = editor.edit_features(source, [Part(10, 20, "a person bows"), Part(25, 27, "a person bows")], 1, QUICK)
     assert edited.shape == (120, 263)
     outside = np.r_[0:40, 80:100, 108:120]

@@ -117,8 +117,7 @@ def test_a_run_resumes_where_it_stopped(home: Path) -> None:
     assert read_options(home / "opt.txt")["total_iter"] == 12  # the data after resuming
 
 
-def test_a_run_of_the_same_name_neither_loses_nor_takes_the_checkpoints_of_the_former(
-        home: Path, capsys: pytest.CaptureFixture) -> None:
+def test_checkpoints_of_a_former_run_of_the_name_are_kept(home: Path, capsys: pytest.CaptureFixture) -> None:
     for low in (1.0, 2.0):
         Trainer(Pull(numbers=[(low, 0.0)]), options(max_epoch=1), Numbers(8), always).run()
     assert "moved checkpoints of an earlier run to checkpoints/t2m/run/model_before" in capsys.readouterr().out
