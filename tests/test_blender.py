@@ -3,7 +3,6 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,21 +34,11 @@ def retarget(motion: Path, character: Path, out: Path) -> subprocess.CompletedPr
     return in_blender("prepare/retarget_blender.py", "--motion", motion, "--character", character, "--out", out)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Content of a file as loaded by Blender, by bone name."""
-
-    joints: dict[str, np.ndarray]  # (T, 3)
-    lowest: np.ndarray             # (T,) of the mesh
-    frames: np.ndarray             # (T,)
-    fps: float
-
-    @classmethod
-    def load(cls, path: Path) -> "Seen":
-        with np.load(f"{path}.npz") as file:
-            names = [name.split(":")[-1].replace("ToeBase", "Toe") for name in file["names"].tolist()]
-            joints = dict(zip(names, file["joints"].swapaxes(0, 1), strict=True))
-            return cls(joints, file["lowest"], file["frames"], float(file["fps"]))
+def seen(path: Path) -> dict[str, np.ndarray]:
+    """Return a file as loaded by Blender: lowest points of the mesh, frames (T,), fps, and joints (T, 3) by name."""
+    with np.load(f"{path}.npz") as file:
+        names = [name.split(":")[-1].replace("ToeBase", "Toe") for name in file["names"].tolist()]
+        return dict(file) | dict(zip(names, file["joints"].swapaxes(0, 1), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -68,23 +57,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = retarget(folder / "walk.bvh", folder / character, folder / out)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"{FRAMES} frames at {FPS} fps" in done.stdout
-    seen = in_blender("tests/in_blender.py", "look", *(folder / name for name in (
+    told = in_blender("tests/in_blender.py", "look", *(folder / name for name in (
         "walk.bvh", "walk.glb", "t.fbx", "a.glb")))
-    assert (folder / "a.glb.npz").is_file(), seen.stdout + seen.stderr
+    assert (folder / "a.glb.npz").is_file(), told.stdout + told.stderr
     return folder
 
 
 @pytest.fixture(params=["t.fbx", "a.glb"])
-def character(request: pytest.FixtureRequest, folder: Path) -> Seen:
-    return Seen.load(folder / request.param)
+def character(request: pytest.FixtureRequest, folder: Path) -> dict[str, np.ndarray]:
+    return seen(folder / request.param)
 
 
 @pytest.mark.parametrize(("name", "first"), [("walk.bvh", 1), ("walk.glb", 0)])
 def test_blender_sees_the_joints_frames_and_rate_of_our_files(folder: Path, name: str, first: int) -> None:
-    seen = Seen.load(folder / name)
-    assert seen.fps == pytest.approx(FPS)
-    assert seen.frames.tolist() == list(range(first, first + FRAMES))
-    joints = np.stack([seen.joints[bone] for bone in T2M_RIG.names], 1)  # (T, J, 3), z up
+    found = seen(folder / name)
+    assert found["fps"] == pytest.approx(FPS)
+    assert found["frames"].tolist() == list(range(first, first + FRAMES))
+    joints = np.stack([found[bone] for bone in T2M_RIG.names], 1)  # (T, J, 3), z up
     ours = np.load(folder / "walk.npy")[:, list(T2M_RIG.order)]
     assert np.abs(joints[..., [0, 2, 1]] * [1, 1, -1] - ours).max() < 1e-3
 
@@ -92,15 +81,14 @@ def test_blender_sees_the_joints_frames_and_rate_of_our_files(folder: Path, name
 @pytest.mark.parametrize("side", ["Left", "Right"])
 @pytest.mark.parametrize(("start", "end", "most"), [
     ("Arm", "ForeArm", 0.1), ("ForeArm", "Hand", 0.1), ("UpLeg", "Leg", 6), ("Leg", "Foot", 6)])
-def test_limbs_follow_the_motion(folder: Path, character: Seen, side: str, start: str, end: str, most: float) -> None:
-    ours, theirs = (seen.joints[side + end] - seen.joints[side + start]
-                    for seen in (Seen.load(folder / "walk.bvh"), character))
+def test_limbs_follow_the_motion(folder: Path, character: dict, side: str, start: str, end: str, most: float) -> None:
+    ours, theirs = (file[side + end] - file[side + start] for file in (seen(folder / "walk.bvh"), character))
     assert angles(ours, theirs).max() < most
 
 
 @pytest.mark.parametrize("name", ["walk.glb", "t.fbx", "a.glb"])
 def test_soles_are_on_the_floor(folder: Path, name: str) -> None:
-    lowest = Seen.load(folder / name).lowest
+    lowest = seen(folder / name)["lowest"]
     assert np.abs(np.median(lowest)) < 0.02
     assert lowest.min() > -0.03
 

@@ -1,11 +1,9 @@
 """The parity runner passes the published fixtures and can fail."""
-import sys
-
 import numpy as np
 import pytest
 
 from tests.run_golden import main
-from tests.toy import GOLDEN, needs, run_script
+from tests.toy import GOLDEN, needs, run_here, run_script
 
 
 @needs(GOLDEN)
@@ -14,11 +12,10 @@ def test_every_published_fixture_passes(tmp_path):
     assert told.splitlines()[-1].endswith(" passed, 0 failed")
 
 
-def test_a_wrong_and_an_unknown_fixture_fail(tmp_path, monkeypatch, capsys):
+def test_a_wrong_and_an_unknown_fixture_fail(tmp_path, capsys):
     def run() -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["run_golden.py", str(tmp_path)])
         with pytest.raises(SystemExit) as stop:
-            main()
+            run_here(main, tmp_path, cwd=tmp_path)
         return stop.value.code, capsys.readouterr().out.strip()
 
     assert run() == (1, "0 passed, 0 failed")

@@ -2,6 +2,7 @@
 import copy
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ CONFIG = LaMPConfig(
     VQConfig(dim_pose=WIDTH, nb_code=8, code_dim=8, output_emb_width=8, width=8, depth=1, num_quantizers=2),
     embed_dim=10)
 LENGTHS = torch.tensor([24, 12, 16, 8])
+close = partial(torch.testing.assert_close, atol=2e-5, rtol=1e-4)
 
 
 def build(published: bool = False, seed: int = 0) -> LaMP:
@@ -66,10 +68,6 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(5)
-
-
-def close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_loss_is_the_weighted_sum_of_the_objectives_asked_for(model, batch):

@@ -249,8 +249,6 @@ WRONG: dict[str, tuple[Do, str]] = {
     "hole": (lambda shop, _: timeline(shop, blocks=[BLOCKS[0], {**BLOCKS[1], "start": 3}]), "follow one another"),
     "file": (lambda shop, _: shop.make(ask(seconds=2.0, constraints=[{"kind": "pose", "time": 1, "file": "/etc/x"}])),
              "constraints[0].file: files cannot be used here"),
-    "no joint": (lambda shop, _: shop.make(ask(seconds=2.0, constraints=[{**HELD, "joint": "tail"}])),
-                 "constraints[0].joint"),
     "late hold": (lambda shop, _: shop.make(ask(seconds=2.0, constraints=[{**HELD, "time": 3}])), "outside a motion"),
     "no block": (lambda shop, _: timeline(shop, remakes=[{"track": "upper", "block": 0, "seed": 1}]), "no block 0"),
     "far point": (lambda shop, _: timeline(shop, waypoints=[{"x": 99, "z": 0, "time": 1}]), "waypoints 1: x must be"),

@@ -38,6 +38,11 @@ def restored() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def with_gradients(made: torch.Tensor, *leaves: torch.Tensor) -> list[torch.Tensor]:
+    """Return ``made`` and the gradients of ``leaves``."""
+    return [made.detach(), *torch.autograd.grad(made.square().mean(), leaves)]
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -49,9 +54,7 @@ def test_outputs_and_gradients_are_those_of_torch(shape: tuple[int, ...], bias: 
     for kind in KINDS:
         module.use_linear(kind)
         leaves = [each.clone().requires_grad_() for each in inputs]
-        made = linear(*leaves)
-        made.square().mean().backward()
-        found.append([made.detach(), *(leaf.grad for leaf in leaves)])
+        found.append(with_gradients(linear(*leaves), *leaves))
     for one, other in zip(*found, strict=True):
         assert one.shape == other.shape
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5 * float(one.abs().max()))
@@ -67,11 +70,8 @@ def test_convolutions_are_those_of_torch(width: int, kernel: int, settings: dict
     found = []
     for kind in KINDS:
         module.use_linear(kind)
-        layer.zero_grad()
         given = x.clone().requires_grad_()
-        made = layer(given)
-        made.square().mean().backward()
-        found.append([made.detach(), given.grad, *(parameter.grad for parameter in layer.parameters())])
+        found.append(with_gradients(layer(given), given, *layer.parameters()))
     before = layer.state_dict()["weight"].clone()
     if can_pack():
         layer.pack()
@@ -79,10 +79,8 @@ def test_convolutions_are_those_of_torch(width: int, kernel: int, settings: dict
         with torch.no_grad():
             packed = layer(x)
             assert torch.equal(layer(x[:1]), packed[:1])
-        layer.zero_grad()
         given = x.clone().requires_grad_()
-        layer(given).square().mean().backward()  # as in the optimisation of constraints
-        found.append([packed, given.grad])
+        found.append([packed, with_gradients(layer(given), given)[1]])  # as in the optimisation of constraints
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=False):
             assert one.shape == other.shape

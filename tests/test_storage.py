@@ -5,13 +5,14 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data.dataset import dataset_spec
 from models.vq.model import VQConfig
@@ -154,28 +155,19 @@ def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path: Path, write: 
     assert list(tmp_path.iterdir()) == [path]
 
 
-class CountingEncoder:
-    """Text encoder that counts the encoded texts."""
-
-    dim = 2
-
-    def __init__(self, name: str = "one") -> None:
-        self.fingerprint, self.seen = name, 0
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        self.seen += len(texts)
-        return torch.zeros(len(texts), 2)
+def encoder(name: str = "one") -> Mock:
+    return Mock(dim=2, fingerprint=name, side_effect=lambda texts: torch.zeros(len(texts), 2))
 
 
 def test_text_features_of_several_encoders_and_wordings_live_side_by_side(tmp_path: Path) -> None:
     spec = dataset_spec("t2m", tmp_path)
     for seen in (True, False):
         for texts, name in ((["a", "bb"], "one"), (["a", "bb", "c"], "one"), (["a", "bb"], "two")):
-            encoder = CountingEncoder(name)
-            cached_text_features(spec, "train", texts, encoder)
-            assert bool(encoder.seen) is seen
+            asked = encoder(name)
+            cached_text_features(spec, "train", texts, asked)
+            assert asked.called is seen
     for number in range(KEPT + 2):
-        cached_text_features(spec, "train", [f"text {number}"], CountingEncoder())
+        cached_text_features(spec, "train", [f"text {number}"], encoder())
     assert len(list((tmp_path / "cache").glob("text-*"))) == KEPT
 
 

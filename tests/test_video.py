@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from data.dataset import dataset_spec
-from motion.skeleton import KIT, T2M, Skeleton
-from tests.figures import walking
+from motion.skeleton import T2M
+from tests.figures import standing, walking
+from tests.toy import as_kit
 from utils import InputError
 from visualization import video
 from visualization.outputs import Formats, Made, write_contact_sheets, write_motions, write_side_by_side
@@ -19,19 +20,6 @@ from visualization.scene import GROUND, LEFT, RIGHT, Scene
 from visualization.video import CaptionMask, _at_rate, drawable, follow_scene, strip, write_video
 
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
-
-
-def walker(frames: int, skeleton: Skeleton = T2M, speed: float = 1.0) -> np.ndarray:
-    """Return a rest pose (T, J, 3) that moves along +x at ``speed`` m/s and lifts its left arm."""
-    pose = np.zeros((len(skeleton), 3))
-    for chain in skeleton.chains:
-        for parent, joint in zip(chain, chain[1:], strict=False):
-            pose[joint] = pose[parent] + 0.22 * np.array(skeleton.raw_offsets[joint])
-    pose[:, 1] -= pose[:, 1].min()
-    joints = np.repeat(pose[None], frames, 0)
-    joints[..., 0] += np.linspace(0, speed * frames / 20, frames)[:, None]
-    joints[:, skeleton.joint_names.index("left_wrist"), 1] += np.linspace(0, 0.5, frames)
-    return joints
 
 
 def decode(path) -> tuple[Fraction, np.ndarray]:
@@ -49,7 +37,7 @@ def share_of(picture: np.ndarray, colour: tuple[int, int, int]) -> float:
 def test_motions_of_a_prompt_are_numbered_side_by_side_and_have_rows_of_a_contact_sheet(tmp_path, monkeypatch):
     spec, formats, labels = dataset_spec("t2m"), Formats(video=False, bvh=False), []
     takes = ((0, 0, 5), (0, 1, 8), (1, 0, 4))
-    made = [Made(number, repeat, "glides", walker(frames)) for number, repeat, frames in takes]
+    made = [Made(number, repeat, "glides", walking(frames)) for number, repeat, frames in takes]
     written = list(write_motions(tmp_path, made, spec, formats))
     monkeypatch.setattr("visualization.outputs.write_video",
                         lambda *given, **more: labels.append(given[2]) or write_video(*given, **more))
@@ -64,7 +52,7 @@ def test_motions_of_a_prompt_are_numbered_side_by_side_and_have_rows_of_a_contac
 
 
 def test_body_is_in_every_frame_with_both_sides_distinguished_by_colour(tmp_path):
-    write_video(tmp_path / "a.mp4", [walker(24, speed=6.0)], size=240)
+    write_video(tmp_path / "a.mp4", [standing(24) + np.linspace([[0, 0, 0]], [[7, 0, 0]], 24)], size=240)
     _, frames = decode(tmp_path / "a.mp4")
     for frame in frames:
         assert share_of(frame, LEFT) > 0.002
@@ -82,7 +70,7 @@ def test_the_ground_around_the_body_is_never_black_and_encoding_keeps_the_pictur
 
 
 def test_motions_stand_side_by_side_and_the_shorter_one_waits_in_its_last_pose(tmp_path):
-    write_video(tmp_path / "a.mp4", [walker(8), walker(20, KIT)], ["short", "long"], size=128)
+    write_video(tmp_path / "a.mp4", [walking(8), as_kit(walking(20))], ["short", "long"], size=128)
     _, frames = decode(tmp_path / "a.mp4")
     assert frames.shape == (20, 128, 256, 3)
     change = np.abs(frames[-1].astype(int) - frames[9])
@@ -91,11 +79,11 @@ def test_motions_stand_side_by_side_and_the_shorter_one_waits_in_its_last_pose(t
 
 @pytest.mark.parametrize("rate", [50, 12.5, 30])
 def test_a_film_of_another_rate_takes_as_long_and_shows_poses_in_between(tmp_path, rate):
-    write_video(tmp_path / "a.mp4", [walker(40)], fps=20, size=64, video_fps=rate)
+    write_video(tmp_path / "a.mp4", [walking(40)], fps=20, size=64, video_fps=rate)
     shown, frames = decode(tmp_path / "a.mp4")
     assert shown == rate
     assert len(frames) == 2 * rate
-    spread = walker(3)
+    spread = walking(3)
     spread[:, 0, 0] = 0, 1, 4
     np.testing.assert_allclose(_at_rate(spread, 20, 40)[:, 0, 0], [0, 0.25, 1, 2.25, 4, 4], atol=1e-9)
 
@@ -103,7 +91,7 @@ def test_a_film_of_another_rate_takes_as_long_and_shows_poses_in_between(tmp_pat
 @pytest.mark.parametrize("rate", [20, 30, 7])
 def test_gif_plays_all_frames_for_as_long_as_the_motion_takes(tmp_path, rate):
     """GIF delays are whole hundredths of a second, so they alternate if necessary."""
-    write_video(tmp_path / "a.gif", [walker(20)], ["a person glides"], fps=20, size=96, video_fps=rate)
+    write_video(tmp_path / "a.gif", [walking(20)], ["a person glides"], fps=20, size=96, video_fps=rate)
     with Image.open(tmp_path / "a.gif") as film:
         assert (film.n_frames, film.size) == (rate, (96, 96))
         stays = [film.info["duration"] for frame in range(rate) if film.seek(frame) is None]
@@ -116,13 +104,13 @@ def test_captions_are_wrapped_to_the_picture_and_leave_room_for_the_body(caption
     ink = np.asarray(text.mask) > 0
     assert ink.any() and not ink[:, :4].any() and not ink[:, -4:].any()
     assert text.mask.height < 120
-    scene = follow_scene(walker(2), T2M, 20, (240, 240), caption)
+    scene = follow_scene(walking(2), T2M, 20, (240, 240), caption)
     places, _ = scene.person.fitted.posed(scene.person.joints, scene.person.moves, scene.person.moved)
     assert scene.camera.project(places)[..., 1].min() > text.mask.height
 
 
 def test_strip_shows_every_pose_of_every_motion(tmp_path):
-    strip(tmp_path / "s.png", [walker(40), walker(40, KIT)], ["one", "two"], poses=4, height=200)
+    strip(tmp_path / "s.png", [walking(40), as_kit(walking(40))], ["one", "two"], poses=4, height=200)
     sheet = np.asarray(Image.open(tmp_path / "s.png"))
     assert sheet.shape == (400, 360, 3)
     for row in (sheet[:200], sheet[200:]):
@@ -133,7 +121,7 @@ def test_strip_shows_every_pose_of_every_motion(tmp_path):
 
 @pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<?xml"), (".pdf", b"%PDF")])
 def test_strips_for_papers_have_sharp_poses_and_captions_as_text(tmp_path, suffix, start):
-    strip(tmp_path / f"s{suffix}", [walker(8), walker(8, KIT)], ["costs $5 & $6", "two"], poses=2, height=60)
+    strip(tmp_path / f"s{suffix}", [walking(8), as_kit(walking(8))], ["costs $5 & $6", "two"], poses=2, height=60)
     content = (tmp_path / f"s{suffix}").read_bytes()
     assert content.startswith(start)
     if suffix == ".svg":
@@ -145,7 +133,7 @@ def test_strips_for_papers_have_sharp_poses_and_captions_as_text(tmp_path, suffi
 
 
 def test_left_limbs_are_on_the_right_of_somebody_who_faces_the_camera():
-    picture = follow_scene(walker(1), T2M, 20, (240, 240)).draw(0)[..., ::-1].astype(int)
+    picture = follow_scene(walking(1), T2M, 20, (240, 240)).draw(0)[..., ::-1].astype(int)
     columns = [np.argwhere(np.abs(picture - colour).sum(-1) < 60)[:, 1].mean() for colour in (LEFT, RIGHT)]
     assert columns[0] > columns[1]
 
@@ -170,9 +158,9 @@ def test_what_cannot_be_drawn_is_reported_and_leaves_no_file(tmp_path, name, mot
 def test_an_encoder_that_fails_is_quoted_and_an_unfinished_film_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.setitem(video.ENCODERS, ".mp4", ("libx264", "yuv420p", {"preset": "no_such_preset"}, {}))
     with pytest.raises(InputError, match="a.mp4.*ffmpeg"):
-        write_video(tmp_path / "a.mp4", [walker(40)])
+        write_video(tmp_path / "a.mp4", [walking(40)])
     monkeypatch.undo()
     monkeypatch.setattr(Scene, "draw", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        write_video(tmp_path / "a.mp4", [walker(4)])
+        write_video(tmp_path / "a.mp4", [walking(4)])
     assert not list(tmp_path.iterdir())
