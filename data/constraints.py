@@ -40,7 +40,7 @@ class FileConstraints:
 def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileConstraints:
     """Read a constraint file for a run with ``prompts`` prompts.
 
-    Raises an ``InputError`` that names the position of invalid content.
+    Raises an ``InputError`` that names the position of the invalid value.
     """
     text = read_text(path, "constraint file")
     try:
@@ -61,9 +61,9 @@ def read_constraints(path: str | Path, spec: DatasetSpec, prompts: int) -> FileC
 
 
 def check_entries(entries: Value, place: str, spec: DatasetSpec, folder: Path | None = None) -> list[Entry]:
-    """Validate a list of constraints. Paths of pose files are relative to ``folder``; None allows no pose files.
+    """Validate a list of constraints. Paths of pose files are relative to ``folder``; if it is None, there can be none.
 
-    Raises an ``InputError`` that names the position of invalid content.
+    Raises an ``InputError`` that names the position of the invalid value.
     """
     if not isinstance(entries, list):
         raise InputError(f"{place}: expected a list of constraints, not {_named(entries)}")

@@ -81,7 +81,7 @@ def with_bank(pairs: Sequence[Pair], spec: DatasetSpec) -> list[Pair]:
 
     ``contents.json`` in the folder of the data set maps clip ids to ``{"family": str, "contents": [[content, side],
     ...], "stretches": [[content, side, first frame, end frame], ...]}``, where sides are "left", "right" or "". Raises
-    ``InputError`` if this file is missing or has an unknown content.
+    ``InputError`` if this file is missing or names an unknown content.
     """
     path = spec.root / CONTENTS
     if not path.exists():
@@ -289,7 +289,7 @@ class WordVectors:
 
 
 def word_class(token: str, known: Container[str]) -> int:
-    """Return the index in ``WORD_CLASSES`` of a ``word/POS`` token. Words that are not ``known`` belong to OTHER."""
+    """Return the index in ``WORD_CLASSES`` of a ``word/POS`` token. Words not in ``known`` belong to OTHER."""
     word, _, tag = token.rpartition("/")
     name = _VIP_CLASS.get(word, tag) if word in known else "OTHER"
     return WORD_CLASSES.index(name if name in WORD_CLASSES else "OTHER")

@@ -143,7 +143,7 @@ def _along(points: np.ndarray, progress: np.ndarray) -> np.ndarray:
 
 def _facing(entry: Entry, frames: Sequence[int], places: np.ndarray, joints: Tensor,
             spec: DatasetSpec) -> list[Constraint]:
-    """Create headings that keep the average angle between body and direction of travel, as when walking backwards."""
+    """Create headings that keep the body's average angle to its direction of travel, as in walking backwards."""
     steps = np.gradient(places, axis=0)
     going = np.linalg.norm(steps, axis=-1) > MOVING
     if not going.any():

@@ -43,7 +43,7 @@ class Caption:
 
 
 def clean_caption(text: str) -> str:
-    """Convert a caption to lower case, replace ``. ! " ( ) * # : ; ~`` by spaces, and keep at most 32 words."""
+    """Convert a caption to lower case, replace ``. ! " ( ) * # : ; ~`` with spaces, and keep at most 32 words."""
     words = _REMOVED.sub(" ", text.lower()).split()
     return " ".join(words[:MAX_WORDS])
 
@@ -58,7 +58,7 @@ def read_captions(path: Path) -> list[Caption]:
 
 
 def parse_caption(line: str, where: str) -> Caption:
-    """Parse a line of ``texts/ID.txt``, which is named ``where`` in errors. Raises ``InputError`` if it is invalid."""
+    """Parse a line of ``texts/ID.txt``. Raises an ``InputError`` that starts with ``where`` if it is invalid."""
     fields = line.strip().split("#")
     if len(fields) != 4:
         raise InputError(f"{where}: a caption line is text#word/POS ...#start#end, this one has {len(fields)} fields")
@@ -117,7 +117,7 @@ class Prompt:
 
 
 def make_prompt(text: str, m_len: int | None, where: str) -> Prompt:
-    """Create a prompt, which is named ``where`` in errors. Raises ``InputError`` if the text or length is invalid."""
+    """Create a prompt. Raises an ``InputError`` that starts with ``where`` if the text or length is invalid."""
     if not clean_caption(text):
         raise InputError(f"{where}: the prompt has no words")
     if m_len is not None and not UNIT_LENGTH <= m_len <= MAX_MOTION_LENGTH:

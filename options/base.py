@@ -271,8 +271,8 @@ def add_training(parser: argparse.ArgumentParser, *, batch_size: int, max_epoch:
     optim.add_argument("--betas", type=bounded(float, 0.0, 0.99999), nargs=2, default=[0.9, 0.99],
                         metavar=("BETA1", "BETA2"), help="AdamW betas")
     optim.add_argument("--ema", type=share, default=0.0, metavar="DECAY",
-                        help="validate and save an exponential moving average of weights and codebooks, such as 0.999; "
-                              "0: off")
+                        help="decay, such as 0.999, of an exponential moving average of weights and codebooks, which "
+                              "is validated and saved; 0: off")
     optim.add_argument("--grad_accum", type=positive_int, default=1, metavar="PARTS",
                         help="split each batch into PARTS micro-batches to save memory; LaMP's contrastive and "
                              "matching losses compare pairs within one micro-batch only")

@@ -154,7 +154,7 @@ def sweater(source: BaseMesh, joints: np.ndarray) -> Piece:
 
 
 def cloth(piece: Piece, source: BaseMesh, zone: int, thickness: float | np.ndarray, rounds: int) -> Piece:
-    """Turn a piece of the body into a garment: smooth it, and keep it about ``thickness`` metres or more away."""
+    """Turn a piece of the body into a garment: smooth it, and push it at least about ``thickness`` metres outwards."""
     near, fixed = neighbours(piece), on_border(piece)
     places = smooth(piece.places, near, rounds)
     places[fixed] = piece.places[fixed]
@@ -184,7 +184,7 @@ def flatten(places: np.ndarray, middle: np.ndarray, size: np.ndarray) -> None:
 
 
 def trousers(source: BaseMesh, joints: np.ndarray) -> Piece:
-    """Build the trousers, from the waist, under the sweater, to the shoes."""
+    """Build the trousers, which reach from the waist, covered by the sweater, to the shoes."""
     low, high, up = np.array([0, 0.118, 0]), np.array([0, 0.915, 0]), np.array([0, 1, 0])
 
     def is_leg(centres: np.ndarray) -> np.ndarray:
@@ -271,7 +271,7 @@ def simplify_shoe(piece: Piece) -> Piece:
 
 
 def shades(places: np.ndarray, normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Return the ambient light (V,) of each vertex, in [0, 1]: the mean over rays, lower for rays that hit nearby."""
+    """Return the ambient light (V,) of each vertex, in [0, 1]. The rays that hit the figure nearby count less."""
     tree = BVHTree.FromPolygons(places.tolist(), faces.tolist())
     rays = np.random.default_rng(0).normal(size=(RAYS, 3))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)

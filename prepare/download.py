@@ -101,7 +101,7 @@ def _receive(address: str, part: Path, quiet: bool) -> None:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a zip or tar file into ``folder``.
 
-    Raises ``InputError`` for a damaged archive, or one with links, devices or paths outside ``folder``.
+    Raises ``InputError`` for a damaged archive, other formats, links, devices, and paths outside ``folder``.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -143,9 +143,10 @@ ARCHIVES = {
 
 
 def install(archive: Path, published: PublishedArchive, folder: Path) -> list[str]:
-    """Unpack an archive and move its files that match ``published.taken`` into ``folder``. Returns their names.
+    """Unpack an archive, and move the files and folders matching ``published.taken`` into ``folder``.
 
-    Other files in ``folder`` are kept. Raises ``InputError`` if the archive does not contain ``published.landmark``.
+    Returns their names. Other files in ``folder`` are kept. Raises ``InputError`` if the archive does not contain
+    ``published.landmark``.
     """
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=folder) as unpacked:
         unpack(archive, Path(unpacked))
@@ -185,8 +186,8 @@ MODELS = {
 def install_model(found: Path, published: PublishedModel, folder: Path) -> Path:
     """Install a download as ``folder/model/latest.tar`` and return this path.
 
-    Writes ``opt.txt`` if it is missing and ``published`` has options. ``found`` is a checkpoint, or an
-    archive with exactly one checkpoint. Raises ``InputError`` for any other file.
+    Writes ``opt.txt`` if it is missing and ``published`` has options. ``found`` is a checkpoint, or an archive with
+    exactly one checkpoint. Raises ``InputError`` for any other file.
     """
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=found.parent) as unpacked:
         checkpoint = found

@@ -1,4 +1,4 @@
-"""Export text-to-motion models as four ONNX graphs, checked against torch, with vocabulary and settings.
+"""Export text-to-motion models as ONNX graphs, checked against torch, with vocabulary and settings.
 
     python prepare/export_onnx.py --out onnx
     python prepare/generate_onnx.py onnx "a person waves" 120 --out wave.npy        # needs no torch
@@ -120,7 +120,7 @@ class Graph:
 
 
 def graphs_of(pipeline: TextToMotion, batch: int = BATCH, tokens: int = TOKENS) -> dict[str, Graph]:
-    """Build the graphs of a pipeline on the CPU. Returns a dictionary keyed by file name.
+    """Build the graphs of a pipeline on the CPU. Returns a dictionary keyed by file name without suffix.
 
     Raises ``InputError`` for unsupported models: CLIP, two different text encoders, or a tokenizer with group norm.
     """

@@ -77,7 +77,7 @@ def vectors_of(lamp: LoadedLaMP, texts: list[str]) -> Tensor:
 
 
 def labels_of(centres: Tensor, texts: list[str], vectors: Tensor) -> tuple[str, ...]:
-    """Return a label for each centre: the shortest of the texts nearest to it."""
+    """Return a label for each centre: the shortest of the ``NEAREST_TEXTS`` texts that are nearest to it."""
     short = [row for row, text in enumerate(texts) if len(text) <= LONGEST_LABEL] or list(range(len(texts)))
     near = torch.cat([(part @ vectors[short].T).topk(min(NEAREST_TEXTS, len(short)), 1).indices
                       for part in centres.split(BATCH)])

@@ -3,7 +3,8 @@
     python prepare/generate_onnx.py onnx "a person waves with the left hand" 120 --out wave.npy
 
 This file imports nothing from this project and can serve as an example for other programs. It needs numpy, onnxruntime
-and tokenizers. It reproduces torch's random numbers, so a seed gives the same motion as in ``gen_t2m.py``.
+and tokenizers. It reproduces torch's random numbers, so a seed gives the same motion as with
+``gen_t2m.py --text_prompt``.
 """
 import argparse
 import json

@@ -134,7 +134,7 @@ def _found(folder: Path | None, parts: tuple[str, ...], suffix: str) -> Path:
 
 @lru_cache(maxsize=2)
 def _captured(path: Path, models: Path) -> np.ndarray:
-    """Compute the joints (T, 22, 3) of an AMASS archive at about 20 fps, using every n-th frame as published."""
+    """Compute the joints (T, 22, 3) of an AMASS archive at about 20 fps, by keeping every n-th frame, as published."""
     amass = read_amass(path)
     step, model = max(int(amass.fps / FPS), 1), read_body_model(models, amass.gender)
     x, y, z = np.moveaxis(model.joints(amass.poses[::step], amass.trans[::step], amass.betas[:BETAS]), -1, 0)

@@ -316,7 +316,7 @@ def _up(stance: Stance, voted: str | None) -> str:
 
 
 def _letters(name: str) -> str:
-    """Replace all characters of ``name`` except letters, digits, ``-`` and ``+`` by underscores."""
+    """Replace all characters of ``name`` except letters, digits, ``-`` and ``+`` with underscores."""
     return re.sub(r"[^\w+-]+", "_", unicodedata.normalize("NFC", name)).strip("_")
 
 

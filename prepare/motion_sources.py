@@ -164,7 +164,10 @@ def read_amass(path: Path) -> Amass:
 
 @lru_cache(maxsize=4)
 def read_body_model(folder: Path, gender: str) -> BodyModel:
-    """Read the body model for ``gender``, else the neutral one. Raises ``ValueError`` if it is missing or invalid."""
+    """Read the body model for ``gender``, or the neutral one if it is missing.
+
+    Raises ``ValueError`` if both are missing or the file is invalid.
+    """
     wanted = [name.format(gender=kind, GENDER=kind.upper()) for kind in (gender, "neutral") for name in MODEL_NAMES]
     path = next((folder / name for name in wanted if (folder / name).is_file()), None)
     if path is None:

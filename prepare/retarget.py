@@ -55,9 +55,9 @@ def retarget(source: SourceRecording, character: Character) -> Transfer:
 
     Arms and legs point in the same directions as in the source, regardless of the rest poses, and are rolled so that
     elbows and knees bend like hinges. The trunk has the same rotation. Pelvis and ankles travel the same path, scaled
-    by leg length and lifted so that standing feet have the height and pitch of the character's rest pose.
-    Knees absorb differences in proportions. Toes, which the source does not capture, bend where they would
-    be below the floor.
+    by leg length and lifted so that standing feet have the height and pitch of the character's rest pose. Knees
+    absorb differences in proportions. Toes, which the source does not capture, bend where they would be below the
+    floor.
 
     Raises ``ValueError`` if either skeleton lacks a bone of ``NEEDED``.
     """
@@ -156,7 +156,10 @@ def _toes(side: str, ankle: np.ndarray, floor: float, rest: Mapping[str, np.ndar
 
 def _hinge(upper: str, lower: str, flexed: np.ndarray, rest: Mapping[str, np.ndarray],
            turns: dict[str, np.ndarray]) -> None:
-    """Roll both bones of a limb so that it bends like a hinge, in the direction ``flexed`` (3,) of the rest pose."""
+    """Roll both bones of a limb so that it bends like a hinge.
+
+    ``flexed`` (3,) is the direction of bending in the rest pose.
+    """
     start, end = (_unit(rest[AIMS[bone]] - rest[bone]) for bone in (upper, lower))
     hinge = turns[upper] @ np.cross(start, flexed)
     start, end = turns[upper] @ start, turns[lower] @ end

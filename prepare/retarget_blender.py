@@ -96,7 +96,7 @@ def reason(error: RuntimeError) -> str:
 
 
 def stand_at_rest(rig: bpy.types.Object, prefix: str, bones: list[str]) -> Character:
-    """Remove animation and posing from a rig. Returns the world positions of ``bones``, if present, and the floor."""
+    """Remove animation and posing from a rig. Returns it with the world positions of ``bones``, if present."""
     rig.animation_data_clear()
     for action in list(bpy.data.actions):
         if action.users == action.use_fake_user:  # otherwise exported to GLB

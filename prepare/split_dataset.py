@@ -89,7 +89,7 @@ def build_parser() -> Parser:
 
 
 def members(clips: list[ClipSource], group: str | None, stratify: str | None, twins: set[str]) -> list[Member]:
-    """Return clips and their mirrored twins, as far as they are in ``twins``, with their groups and strata."""
+    """Return clips, and those of their mirrored twins that are in ``twins``, with their groups and strata."""
     made = []
     for clip in clips:
         key = matched("--group", group, clip.file) if group else clip.file
