@@ -271,7 +271,7 @@ def simplify_shoe(piece: Piece) -> Piece:
 
 
 def shades(places: np.ndarray, normals: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Return the ambient light (V,) of each vertex, in [0, 1]. The rays that hit the figure nearby count less."""
+    """Return the ambient light (V,) of each vertex, in [0, 1]. Rays that hit the figure nearby count less."""
     tree = BVHTree.FromPolygons(places.tolist(), faces.tolist())
     rays = np.random.default_rng(0).normal(size=(RAYS, 3))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
