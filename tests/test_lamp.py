@@ -316,6 +316,8 @@ def test_training_the_text_side_alone_keeps_the_motion_features(model, batch):
     opt = SimpleNamespace(objectives=["ptc"], distill=0.0)
     change = LaMPStage(model, opt, None, None, start).condition_change(ids, mask)
     assert float(change) > 0.1 and float(LaMPStage(start, opt, None, None, start).condition_change(ids, mask)) == 0
+    equal = LaMPStage(model, opt, None, None, start).condition_change(ids[:1].expand(4, -1), mask[:1].expand(4, -1))
+    assert equal.isfinite()
     change.backward()
     assert any(parameter.grad is not None for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in start.parameters())

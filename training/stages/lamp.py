@@ -23,6 +23,7 @@ from training.trainer import VALIDATION_BATCH, Stage
 from utils.runtime import BatchSlice
 
 CONDITION_ROWS = 64  # samples per micro-batch for --keep_condition, which needs a pass of all queries
+LEAST_VARIANCE = 0.01  # a few per cent of the variance over different texts
 SIDES = 3  # classes per content of the language bank: left, right, no side
 
 
@@ -92,10 +93,14 @@ class LaMPStage(Stage):
         return distillation_loss(features, F.normalize(original, dim=-1))
 
     def condition_change(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Compute the mean squared change of the text condition since the start, relative to its variance."""
+        """Compute the mean squared change of the text condition since the start, relative to its variance.
+
+        The variance is over the texts, and at least ``LEAST_VARIANCE``: they may all be equal.
+        """
         start = self.start[0] = self.start[0].to(ids.device)
         original = start.condition(ids, mask, "both")
-        return F.mse_loss(self.model.make_condition(ids, mask, "both"), original) / original.var(0).mean()
+        variance = original.var(0, correction=0).mean().clamp(min=LEAST_VARIANCE)
+        return F.mse_loss(self.model.make_condition(ids, mask, "both"), original) / variance
 
     def encode_text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Encode captions to word pieces and their mask, both (b, t)."""
