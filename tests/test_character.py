@@ -1,5 +1,5 @@
 """Uploaded characters play the motion in the browser and can be saved with it."""
-import json
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import Page
+from pygltflib import GLTF2, Attributes, Mesh, Node, Primitive
 
 from motion.bvh_fit import T2M_RIG, joints_to_bvh
 from motion.foot import lock_feet
@@ -32,21 +33,6 @@ UNREAL = {"Hips": "pelvis", "Spine": "spine_01", "Spine1": "spine_02", "Spine2":
 pytestmark = needs_chromium
 
 
-def split(path: Path) -> tuple[dict, bytes]:
-    """Return the JSON and the binary chunk of a GLB file."""
-    data = path.read_bytes()
-    length = struct.unpack_from("<I", data, 12)[0]
-    return json.loads(data[20:20 + length]), data[20 + length:]
-
-
-def join(path: Path, scene: dict, binary: bytes) -> Path:
-    text = json.dumps(scene).encode()
-    text += b" " * (-len(text) % 4)
-    path.write_bytes(struct.pack("<4sII", b"glTF", 2, 20 + len(text) + len(binary))
-                     + struct.pack("<I4s", len(text), b"JSON") + text + binary)
-    return path
-
-
 def named(bone: str, rig: str) -> str:
     """Return the name of a bone in a rig."""
     mixamo = bone.replace("Toe", "ToeBase")
@@ -57,19 +43,20 @@ def named(bone: str, rig: str) -> str:
 def character(folder: Path, rig: str) -> Path:
     """Write a character that is 30 % larger than the motion's body, with a rotated root as exporters write it."""
     write_glb(folder / "own.glb", joints_to_bvh(1.3 * standing(2), T2M, 20), T2M)
-    scene, binary = split(folder / "own.glb")
-    for node in scene["nodes"]:
-        node["name"] = named(node["name"], rig)
-    roots = scene["scenes"][0]["nodes"]
-    scene["nodes"].append({"name": "Armature", "rotation": [0, np.sin(0.9), 0, np.cos(0.9)], "children": [roots[0]]})
-    scene["scenes"][0]["nodes"] = [*roots[1:], len(scene["nodes"]) - 1]
+    gltf = GLTF2().load_binary(folder / "own.glb")
+    for node in gltf.nodes:
+        node.name = named(node.name, rig)
+    first, *roots = gltf.scenes[0].nodes
+    gltf.nodes.append(Node(name="Armature", rotation=[0, math.sin(0.9), 0, math.cos(0.9)], children=[first]))
+    gltf.scenes[0].nodes = [*roots, len(gltf.nodes) - 1]
     bones = {VRM[name]: number for number, name in enumerate(T2M_RIG.names)}
     humanoid = {"vrm0": [{"bone": bone, "node": number} for bone, number in bones.items()],
                 "vrm": {bone: {"node": number} for bone, number in bones.items()}}
     if rig in humanoid:
         name = {"vrm0": "VRM", "vrm": "VRMC_vrm"}[rig]
-        scene |= {"extensionsUsed": [name], "extensions": {name: {"humanoid": {"humanBones": humanoid[rig]}}}}
-    return join(folder / f"{rig}.{'vrm' if rig in humanoid else 'glb'}", scene, binary)
+        gltf.extensionsUsed, gltf.extensions = [name], {name: {"humanoid": {"humanBones": humanoid[rig]}}}
+    gltf.save_binary(folder / f"{rig}.{'vrm' if rig in humanoid else 'glb'}")
+    return folder / f"{rig}.{'vrm' if rig in humanoid else 'glb'}"
 
 
 def upload(page: Page, file: Path) -> None:
@@ -111,11 +98,12 @@ def test_a_character_moves_as_the_motion_does_and_is_saved_with_it(page: Page, t
 def test_a_pose_in_the_file_does_not_matter(page: Page, tmp_path: Path) -> None:
     upload(page, character(tmp_path, "mixamo"))
     expected = posed(saved(page, "your character", tmp_path))[1]
-    scene, binary = split(tmp_path / "mixamo.glb")
-    for node in scene["nodes"]:
-        if node["name"].endswith(("Arm", "Leg")):
-            node["rotation"] = [0.5, 0.5, -0.5, 0.5]
-    upload(page, join(tmp_path / "posed.glb", scene, binary))
+    gltf = GLTF2().load_binary(tmp_path / "mixamo.glb")
+    for node in gltf.nodes:
+        if node.name.endswith(("Arm", "Leg")):
+            node.rotation = [0.5, 0.5, -0.5, 0.5]
+    gltf.save_binary(tmp_path / "posed.glb")
+    upload(page, tmp_path / "posed.glb")
     places = posed(saved(page, "your character", tmp_path))[1]
     assert max(np.abs(places[bone] - expected[bone]).max() for bone in expected) < 1e-3
 
@@ -135,14 +123,15 @@ LOWEST = """(() => {
 
 @pytest.mark.parametrize("toes", [True, False])
 def test_soles_are_on_the_floor_and_scenery_is_hidden(page: Page, tmp_path: Path, toes: bool) -> None:
-    scene, binary = split(character(tmp_path, "mixamo"))
-    for node in scene["nodes"]:
-        node["name"] = node["name"] if toes else node["name"].replace("ToeBase", "Point")
-    plain = {name: scene["meshes"][0]["primitives"][0]["attributes"][name] for name in ("POSITION", "NORMAL")}
-    scene["meshes"].append({"primitives": [{"attributes": plain}]})
-    scene["nodes"].append({"name": "Ground", "mesh": 1, "translation": [0, -2, 0], "scale": [9, 1, 9]})
-    scene["scenes"][0]["nodes"].append(len(scene["nodes"]) - 1)
-    upload(page, join(tmp_path / "scenery.glb", scene, binary))
+    gltf = GLTF2().load_binary(character(tmp_path, "mixamo"))
+    for node in gltf.nodes:
+        node.name = node.name if toes else node.name.replace("ToeBase", "Point")
+    body = gltf.meshes[0].primitives[0].attributes
+    gltf.meshes.append(Mesh(primitives=[Primitive(attributes=Attributes(POSITION=body.POSITION, NORMAL=body.NORMAL))]))
+    gltf.scenes[0].nodes.append(len(gltf.nodes))
+    gltf.nodes.append(Node(name="Ground", mesh=1, translation=[0, -2, 0], scale=[9, 1, 9]))
+    gltf.save_binary(tmp_path / "scenery.glb")
+    upload(page, tmp_path / "scenery.glb")
     assert page.evaluate("viewer.stage.character.group.getObjectByName('Ground').visible") is False
     lowest = np.array(page.evaluate(LOWEST))
     assert lowest.min() > -0.008 and np.median(lowest) < 0.015
@@ -150,13 +139,13 @@ def test_soles_are_on_the_floor_and_scenery_is_hidden(page: Page, tmp_path: Path
 
 def test_a_vrm_animation_has_the_joints_of_the_motion(page: Page, tmp_path: Path) -> None:
     path = saved(page, "VRM", tmp_path)
-    scene, places = split(path)[0], posed(path)[1]
-    bones = scene["extensions"]["VRMC_vrm_animation"]["humanoid"]["humanBones"]
+    gltf, places = GLTF2().load_binary(path), posed(path)[1]
+    bones = gltf.extensions["VRMC_vrm_animation"]["humanoid"]["humanBones"]
     assert set(bones) == set(VRM.values())
     for bone, joint in zip(T2M_RIG.names, T2M_RIG.order, strict=True):
         below = joint in (0, 1, 2, 4, 5, 7, 8, 10, 11)  # rigidly connected to the pelvis
         assert np.abs(places[VRM[bone]] - WALK[:, joint]).max() < (0.01 if below else 0.02)
-    rest = [np.array(scene["nodes"][bones[name]["node"]]["translation"]) for name in ("leftLowerArm", "leftLowerLeg")]
+    rest = [np.array(gltf.nodes[bones[name]["node"]].translation) for name in ("leftLowerArm", "leftLowerLeg")]
     assert angles(rest[0], np.array([1.0, 0, 0])) < 1e-3 and angles(rest[1], np.array([0, -1.0, 0])) < 1e-3
 
 

@@ -5,19 +5,10 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation, Slerp
 
-from motion import rotation
+from motion import features, rotation
 from motion.body import bone_length_drift, floor_penetration, foot_skating
 from motion.bvh_fit import bvh_to_joints, joints_to_bvh, rigid_joints
-from motion.features import (
-    feature_groups,
-    features_to_joints,
-    features_to_joints_from_rotations,
-    gaussian_smooth,
-    joints_to_features,
-    process,
-    root_motion,
-    time_warp,
-)
+from motion.features import features_to_joints, joints_to_features
 from motion.foot import foot_joints, legs_of, lock_feet, lock_feet_published, solve_legs, standing, still_steps
 from motion.skeleton import KIT, SKELETONS, T2M, Skeleton, mirror, pose_offsets
 from tests import figures
@@ -34,12 +25,12 @@ def test_features_give_joints_back_at_any_place_and_heading_and_mirror_as_joints
     order = list(skeleton.mirror_order)
     lengths = (sample_lengths(skeleton) + sample_lengths(skeleton)[order]) / 2  # symmetric
     size, offsets = float(lengths.max()), np.float32(skeleton.raw_offsets) * lengths[:, None]
-    joints, groups = sample_motion(skeleton, lengths=lengths), feature_groups(len(skeleton))
-    stages = process(joints, skeleton, offsets)
+    joints, groups = sample_motion(skeleton, lengths=lengths), features.feature_groups(len(skeleton))
+    stages = features.process(joints, skeleton, offsets)
     plain = stages.features
     _close(features_to_joints(plain, skeleton), stages.positions[:-1], 1e-5 * size)
-    _close(features_to_joints_from_rotations(plain, skeleton, offsets), stages.positions[:-1], 1e-3 * size)
-    steps = rotation.quat_rotate(root_motion(plain).quat[:, None], stages.positions.diff(dim=0))
+    _close(features.features_to_joints_from_rotations(plain, skeleton, offsets), stages.positions[:-1], 1e-3 * size)
+    steps = rotation.quat_rotate(features.root_motion(plain).quat[:, None], stages.positions.diff(dim=0))
     _close(plain[:, groups.velocities], steps.flatten(1), 1e-4 * max(1, size))
     still = joints_to_features(joints[[0] * 3], skeleton, offsets)
     assert still[:, groups.contacts].all() and not plain[:, groups.contacts].all()
@@ -52,17 +43,17 @@ def test_features_give_joints_back_at_any_place_and_heading_and_mirror_as_joints
     for group, signs in zip(root, (-1, flip[:2], 1), strict=True):
         _close(mirrored[:, group], plain[:, group] * signs, near)
     for group, joint_order in ((groups.local_positions, others), (groups.velocities, order)):
-        before, after = (features[:, group].unflatten(-1, (-1, 3)) for features in (plain, mirrored))
+        before, after = (vectors[:, group].unflatten(-1, (-1, 3)) for vectors in (plain, mirrored))
         _close(after, before[:, joint_order] * flip, near)
-    before, after = (rotation.cont6d_to_matrix(features[:, groups.rotations].unflatten(-1, (-1, 6)))
-                     for features in (plain, mirrored))
+    before, after = (rotation.cont6d_to_matrix(vectors[:, groups.rotations].unflatten(-1, (-1, 6)))
+                     for vectors in (plain, mirrored))
     _close(after, flip.diag() @ before[:, others] @ flip.diag(), 1e-4)
     _close(mirrored[:, groups.contacts], plain[:, groups.contacts][:, [2, 3, 0, 1]], 0)
 
 
 def test_smoothing_and_rotations_are_those_of_scipy():
     values = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
-    _close(gaussian_smooth(values, 20), gaussian_filter1d(values.numpy(), 20, axis=0, mode="nearest"), 1e-6)
+    _close(features.gaussian_smooth(values, 20), gaussian_filter1d(values.numpy(), 20, axis=0, mode="nearest"), 1e-6)
     a, b = (Rotation.random(30, rng=seed) for seed in (0, 1))
     qa, qb = (torch.from_numpy(turn.as_quat(scalar_first=True)) for turn in (a, b))
     for got, expected in ((rotation.quat_multiply(qa, qb), a * b), (rotation.quat_conjugate(qa), a.inv()),
@@ -76,14 +67,14 @@ def test_smoothing_and_rotations_are_those_of_scipy():
 def test_without_a_reference_body_a_clip_keeps_its_own_bones():
     joints = sample_motion(KIT)
     assert KIT.target_offsets is None
-    _close(pose_offsets(process(joints, KIT).positions[5], KIT), pose_offsets(joints[5], KIT), atol=1e-3)
+    _close(pose_offsets(features.process(joints, KIT).positions[5], KIT), pose_offsets(joints[5], KIT), atol=1e-3)
     with pytest.raises(ValueError, match="target_offsets"):
-        features_to_joints_from_rotations(torch.zeros(4, 251), KIT)
+        features.features_to_joints_from_rotations(torch.zeros(4, 251), KIT)
 
 
 def test_turning_past_half_way_round_keeps_the_path_unless_published_features_are_asked_for():
     joints = sample_motion(T2M, frames=120, turn=12.0, sway=0.2)
-    stages = process(joints, T2M)
+    stages = features.process(joints, T2M)
     _close(features_to_joints(stages.features, T2M), stages.positions[:-1], atol=1e-5)
     published = joints_to_features(joints, T2M, published_yaw=True)
     wrong = (published - stages.features).abs().amax(-1) > 1e-3
@@ -106,14 +97,14 @@ def test_joints_that_are_no_motion_are_refused(joints: np.ndarray, reason: str):
 
 def test_a_warped_window_is_the_motion_at_another_speed() -> None:
     skeleton = SKELETONS["t2m"]
-    features = torch.as_tensor(joints_to_features(walking(90, 1.0, turn=0.5), skeleton))[None]
+    whole = torch.as_tensor(joints_to_features(walking(90, 1.0, turn=0.5), skeleton))[None]
     speed = torch.tensor([1.25])
-    warped = time_warp(features, speed, 60)
-    slow, fast = (features_to_joints(x, skeleton)[0, :, 0] for x in (features, warped))
-    assert warped.shape == (1, 60, features.shape[-1])
+    warped = features.time_warp(whole, speed, 60)
+    slow, fast = (features_to_joints(x, skeleton)[0, :, 0] for x in (whole, warped))
+    assert warped.shape == (1, 60, whole.shape[-1])
     # Frame 56 at 1.25 times the speed is frame 70, up to the error of summing speeds.
     assert torch.dist(fast[56], slow[70]) < 0.02 * slow[70].norm()
-    assert torch.equal(time_warp(features, torch.ones(1), 60), features[:, :60])
+    assert torch.equal(features.time_warp(whole, torch.ones(1), 60), whole[:, :60])
 
 
 @pytest.mark.parametrize("direction", [(0, 0, 1), (1, 0, 0), (0, 1, 0), (0, -1, 0), (0.6, 0, 0.8), (0.6, 0.8, 0)])
