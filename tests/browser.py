@@ -71,6 +71,14 @@ def show(page: Page, path: Path, *motions: PageMotion, title: str = "Motions") -
     return page
 
 
+def drag(page: Page, x: float, y: float, to: float, button: str = "left") -> None:
+    """Drag horizontally from (x, y) to x = ``to``."""
+    page.mouse.move(x, y)
+    page.mouse.down(button=button)
+    page.mouse.move(to, y, steps=3)
+    page.mouse.up(button=button)
+
+
 def saved(page: Page, entry: str, folder: Path) -> Path:
     """Save a file by its menu entry."""
     page.locator("#save").evaluate("menu => menu.open = true")

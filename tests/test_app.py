@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import FrameLocator, Locator, Page, expect
 
-from tests.browser import PATIENCE, SIZES, axe_faults, needs_axe, needs_chromium, open_browser, small_targets
+from tests.browser import PATIENCE, SIZES, axe_faults, drag, needs_axe, needs_chromium, open_browser, small_targets
 from tests.figures import walking
 from tests.toy import ROOT
 
@@ -208,10 +208,7 @@ def test_a_timeline_is_dragged_made_and_one_block_made_again(page: Page) -> None
     tab.get_by_label("Add a block to Upper body").click()
     edge = tab.locator("[data-track=blocks] .edge.end").first
     lane, at = tab.locator("[data-track=blocks]").bounding_box(), edge.bounding_box()
-    page.mouse.move(at["x"] + 7, at["y"] + 9)
-    page.mouse.down()
-    page.mouse.move(lane["x"] + lane["width"] * 4 / 8, at["y"] + 9, steps=3)  # 4 of the 8 s shown
-    page.mouse.up()
+    drag(page, at["x"] + 7, at["y"] + 9, lane["x"] + lane["width"] * 4 / 8)  # to 4 of the 8 s shown
     tab.get_by_label("Whole body: a person walks forward, 0 to 4 s").focus()
     page.keyboard.press("ArrowLeft")
     tab.get_by_label("Whole body: a person walks forward, 0 to 3.8 s").wait_for()
@@ -262,10 +259,7 @@ def test_parts_to_edit_are_painted_on_the_contact_bar(page: Page) -> None:
     bar.wait_for()
     at = bar.bounding_box()
     for start, end in ((0.25, 0.5), (0.75, 0.9)):
-        page.mouse.move(at["x"] + at["width"] * start, at["y"] + 20)
-        page.mouse.down()
-        page.mouse.move(at["x"] + at["width"] * end, at["y"] + 20, steps=3)
-        page.mouse.up()
+        drag(page, at["x"] + at["width"] * start, at["y"] + 20, at["x"] + at["width"] * end)
     expect(field).to_have_value(re.compile(r"^0\.2[45],0\.(50|49) 0\.7[45],0\.(90|89)$"))
     parts = tab.get_by_role("slider", name="Part")
     parts.first.focus()

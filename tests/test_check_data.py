@@ -21,17 +21,11 @@ from tests.sample_motion import with_value
 from tests.toy import clips, refusal, run_here
 
 FLAGS = ("--workers", 1, "--quiet")
-PARTS = {"val": slice(0, 4), "test": slice(4, 8), "train": slice(8, None)}
 
 
 def moving() -> dict[str, tuple[str, np.ndarray]]:
     """Return the toy clips without those that stand still, which the check reports."""
     return {name: clip for name, clip in clips().items() if "still" not in clip[0]}
-
-
-def write_lists(root: Path, names: list[str]) -> None:
-    for part, chosen in PARTS.items():
-        (root / f"{part}.txt").write_text("".join(f"{name}\n" for name in names[chosen]))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +40,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
                                                      f"{caption}#{tag_by_list(caption)}#0.5#3.0\n")
         names.append(f"c{name}")
     import_motion(ImportJob(source, root), quiet=True)
-    write_lists(root, names)
+    for part, chosen in (("val", names[:4]), ("test", names[4:8]), ("train", names[8:])):
+        (root / f"{part}.txt").write_text("".join(f"{name}\n" for name in chosen))
     prepare_features(FeatureJob(root, T2M, None, mirrored=True), quiet=True)
     return root
 
@@ -57,9 +52,7 @@ def root(sound: Path, tmp_path: Path) -> Path:
 
 
 def change(path: str, edit: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
-    def plant(root: Path) -> None:
-        np.save(root / path, edit(np.load(root / path)))
-    return plant
+    return lambda root: np.save(root / path, edit(np.load(root / path)))
 
 
 def write(path: str, text: str) -> Callable[[Path], None]:

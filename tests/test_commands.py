@@ -110,11 +110,6 @@ def test_the_commands_of_the_readme_run_at_toy_size(tmp_path: Path) -> None:
     assert list((tmp_path / "generation" / "text2motion").rglob("*.npy"))
 
 
-def session() -> list[list[str]]:
-    block = re.search(r"```bash\n(.*?)```", (ROOT / "docs" / "own_data.md").read_text(), re.DOTALL)
-    return [shlex.split(line)[1:] for line in block[1].splitlines() if line.startswith("python ")]
-
-
 def test_the_session_of_the_guide_makes_a_data_set_of_bvh_files_and_a_table_of_captions(tmp_path: Path, capsys) -> None:
     (tmp_path / "captures").mkdir()
     lines = ["file,start,end,text"]
@@ -125,8 +120,8 @@ def test_the_session_of_the_guide_makes_a_data_set_of_bvh_files_and_a_table_of_c
     (tmp_path / "captions.csv").write_text("\n".join(lines) + "\n")
     told = {"prepare/import_motion.py": "18 clips of a Mixamo/LAFAN1 rig in cm, y up",
             "prepare/motion_features.py": "rows of features written", "prepare/check_data.py": "are valid"}
-    scripts = []
-    for script, *flags in session():
+    scripts, block = [], re.search(r"```bash\n(.*?)```", (ROOT / "docs" / "own_data.md").read_text(), re.DOTALL)
+    for script, *flags in (shlex.split(line)[1:] for line in block[1].splitlines() if line.startswith("python ")):
         if not script.startswith("prepare/"):  # training and generation: see above
             continue
         main = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main

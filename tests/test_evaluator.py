@@ -14,9 +14,9 @@ from data.language import WORD_CLASSES, WordVectors, sentence_layout
 from data.text_motion import load_pairs
 from models.config import EvaluatorConfig
 from models.evaluator import Evaluator, MovementAutoEncoder, matching_loss
-from storage.checkpoint import load_checkpoint, save_checkpoint, write_options
+from storage.checkpoint import save_checkpoint, write_options
 from storage.evaluation import load_evaluator
-from tests.test_resume import assert_equal
+from tests.test_resume import assert_equal, latest
 from tests.toy import TINY_EVALUATOR, refusal, run_here, run_script
 from utils import InputError
 
@@ -82,10 +82,6 @@ def train(toy_copy: Path) -> Callable[..., None]:
     return lambda name, *flags: run_here(train_evaluator.main, "--name", name, *FLAGS, *flags, cwd=toy_copy)
 
 
-def latest(name: str) -> dict:
-    return load_checkpoint(Path("checkpoints/t2m") / name / "model" / "latest.tar")
-
-
 def test_own_motions_are_pulled_and_others_pushed_to_the_margin() -> None:
     text = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 4.0]])
     motion = torch.tensor([[3.0, 4.0], [10.0, 1.0], [0.0, 4.0]])
@@ -108,7 +104,7 @@ def test_the_auto_encoder_weighs_reconstruction_change_and_size_of_movements() -
 
 def test_a_run_leaves_the_published_layout_with_its_normalisation_and_words(train: Callable[..., None]) -> None:
     train("new")
-    content, movement = latest("new"), latest("new_movement")
+    content, movement = latest(Path(), "new"), latest(Path(), "new_movement")
     assert {"movement_encoder", "text_encoder", "motion_encoder", "opt_evaluator"} <= content.keys()
     assert movement["total_it"] == 3 and content["total_it"] == 4
     learned = {name.removeprefix("encoder."): tensor for name, tensor in movement["movement_autoencoder"].items()
@@ -128,7 +124,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(train: Callable[..., None]) -
     train("whole")
     train("parts", "--total_iter", 2)
     train("parts", "--is_continue")
-    whole, parts = latest("whole"), latest("parts")
+    whole, parts = latest(Path(), "whole"), latest(Path(), "parts")
     assert parts["total_it"] == 4
     for part in ("movement_encoder", "text_encoder", "motion_encoder", "opt_evaluator"):
         assert_equal(parts[part], whole[part])

@@ -19,17 +19,10 @@ from visualization.glb import write_glb
 from visualization.outputs import Formats, Made, write_motion
 
 VALIDATOR = ROOT / "visualization" / "page" / "node_modules" / "gltf-validator"
-SKELETONS = pytest.mark.parametrize("skeleton", [T2M, KIT], ids=lambda skeleton: skeleton.name)
 
 
 def metres(skeleton: Skeleton, frames: int = 30) -> np.ndarray:
     return sample_motion(skeleton, frames) * (1.0 if skeleton is T2M else 0.001)
-
-
-def read_joints(path: Path, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
-    """Return the times (T,) and the joints (T, J, 3) of an animation, in the order of the skeleton."""
-    (times, places), rig = posed(path), rig_of(skeleton)
-    return times, np.stack([places[rig.names[rig.order.index(joint)]] for joint in range(len(skeleton))], 1)
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["ours", "published"])
@@ -43,7 +36,8 @@ def test_all_files_of_a_motion_say_the_same(tmp_path: Path, name: str, published
         files = {Path(path).suffix: tmp_path / path for path in paths}
         assert sorted(files) == [".bvh", ".glb", ".npy"]
         joints, bvh = np.load(files[".npy"]), read_bvh(files[".bvh"])
-        times, glb = read_joints(files[".glb"], spec.skeleton)
+        (times, places), rig = posed(files[".glb"]), rig_of(spec.skeleton)
+        glb = np.stack([places[rig.names[rig.order.index(joint)]] for joint in range(len(spec.skeleton))], 1)
         assert np.abs(bvh_to_joints(bvh, spec.skeleton) - joints).max() < 1e-3
         assert np.abs(glb - joints).max() < 1e-3
         assert times == pytest.approx(np.arange(len(joints)) / spec.fps, abs=1e-5)
@@ -59,7 +53,7 @@ def test_no_turn_takes_the_long_way_round(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (shutil.which("node") and VALIDATOR.is_dir()),
                     reason="Khronos' validator is not there: npm ci --prefix visualization/page")
-@SKELETONS
+@pytest.mark.parametrize("skeleton", [T2M, KIT], ids=["t2m", "kit"])
 def test_it_is_valid_gltf(tmp_path: Path, skeleton: Skeleton) -> None:
     write_glb(tmp_path / "a.glb", joints_to_bvh(metres(skeleton), skeleton, 20), skeleton)
     ask = ("require(process.argv[1]).validateBytes(new Uint8Array(require('fs').readFileSync(process.argv[2])))"

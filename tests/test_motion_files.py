@@ -202,14 +202,10 @@ def gallery(tmp_path: Path) -> Path:
     return folder
 
 
-def unit(*rows: list[float]) -> np.ndarray:
-    vectors = np.float32(rows)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
 def test_the_nearest_are_those_of_a_full_sort_and_long_motions_fall_into_like_parts() -> None:
     generator = np.random.default_rng(0)
-    vectors = unit(*generator.normal(size=(500, 8)))
+    vectors = generator.normal(size=(500, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     groups = generator.integers(100, size=500)
     query = vectors[7]
     order = np.argsort(-(vectors @ query))

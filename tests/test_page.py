@@ -17,7 +17,7 @@ from motion.bvh_fit import bvh_to_joints, joints_to_bvh
 from motion.foot import foot_joints, lock_feet, standing
 from motion.skeleton import KIT, T2M, Skeleton
 from tests import browser
-from tests.browser import data_of, needs_axe, needs_chromium, saved, show, wait_for
+from tests.browser import data_of, drag, needs_axe, needs_chromium, saved, show, wait_for
 from tests.figures import walking
 from tests.sample_motion import sample_motion
 from visualization.html import FINEST, PageMotion, make_page, write_page
@@ -228,27 +228,20 @@ def test_a_page_on_a_server_saves_the_files_beside_it(page: Page, tmp_path: Path
         served.close()
 
 
-def drag(page: Page, across: int, button: str) -> None:
-    page.evaluate("scrollTo(0, 0)")
-    box = page.locator("#canvas").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down(button=button)
-    page.mouse.move(x + across, y)
-    page.mouse.up(button=button)
-
-
 @needs_chromium
 def test_dragging_turns_or_moves_and_the_wheel_comes_nearer(page: Page) -> None:
     page.evaluate("viewer.resetView()")
     where, target = "viewer.stage.camera.position.clone().sub(viewer.stage.controls.target).toArray()", \
         "viewer.stage.controls.target.toArray()"
     before, middle = np.array(page.evaluate(where)), np.array(page.evaluate(target))
-    drag(page, 60, "left")
+    page.evaluate("scrollTo(0, 0)")
+    box = page.locator("#canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    drag(page, x, y, x + 60)
     turned = np.array(page.evaluate(where))
     assert np.linalg.norm(turned[[0, 2]] - before[[0, 2]]) > 0.3
     assert page.evaluate(target) == pytest.approx(middle)
-    drag(page, 60, "right")
+    drag(page, x, y, x + 60, "right")
     assert np.linalg.norm(np.array(page.evaluate(target)) - middle) > 0.1
     page.mouse.wheel(0, -400)
     wait_for(page, f"Math.hypot(...{where}) < {0.95 * np.linalg.norm(before)}")

@@ -24,7 +24,6 @@ JOINT = {name: number for number, name in enumerate(T2M.joint_names)}
 LIMBS = [number for name, number in JOINT.items() if any(
     name.endswith(part) for part in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist"))]
 LEFT = ("Left", "Right")
-SMALL = ("left", "right")
 
 def read_names() -> dict[str, tuple[str, ...]]:
     """Read the bone names of programs and data sets: rig, trunk, leg, arm, and words for the sides."""
@@ -73,7 +72,7 @@ def test_names_may_be_decorated_and_bones_added(change) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["Thigh.{}", "thigh_{}", "{}_Thigh", "{} thigh", "{}Thigh", "THIGH-{}"])
-@pytest.mark.parametrize("sides", [("L", "R"), ("l", "r"), LEFT, SMALL])
+@pytest.mark.parametrize("sides", [("L", "R"), ("l", "r"), LEFT, ("left", "right")])
 def test_sides_may_be_spelled_in_any_usual_way(spelling: str, sides: tuple[str, str]) -> None:
     ours, joints = moving(4)
     words = ("Thigh Shin Foot Toe", "Clavicle UpArm Elbow Wrist")

@@ -214,7 +214,7 @@ def sent(folder: Path, name: str, size: int) -> str:
     return str(folder / name)
 
 
-def edit(shop: Workshop, path: str | None, sections: str) -> object:
+def edit(shop: Workshop, path: str, sections: str) -> object:
     return shop.make(ask("bow", sections=sections), source=shop.source(path, None))
 
 
@@ -235,7 +235,6 @@ WRONG: dict[str, tuple[Do, str]] = {
     "samples": (lambda shop, _: shop.make(ask(), 9), "samples must be from 1 to 4"),
     "last seed": (lambda shop, _: shop.make(ask(seed=2**31 - 1), 2), "the seed must be from 0"),
     "odd link": (lambda *_: Ask.from_query({"seed": "x"}), "seed in the link cannot be read: x"),
-    "no motion": (lambda shop, _: edit(shop, None, "0.1,0.2"), "upload a motion, or choose"),
     "no source": (lambda shop, _: shop.make(ask(sections="0.1,0.2")), "upload a motion, or choose"),
     "far part": (lambda shop, at: edit(shop, upload(at, "a.npy"), "9,9e9"), "ends after more than 120 s"),
     "twice": (lambda shop, at: edit(shop, upload(at, "a.npy"), "2,5 4,6"), "overlap"),

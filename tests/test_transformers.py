@@ -215,12 +215,11 @@ def test_training_begins_with_the_codes_as_embeddings_about_as_strong_as_positio
 
 
 Q = 5
-RESIDUAL_SIZES = SIZES | {"num_quantizers": Q}
 
 
 def make_residual(**changes: float) -> ResidualTransformer:
     torch.manual_seed(0)
-    return live(ResidualTransformer(ResidualTransformerConfig(**{**RESIDUAL_SIZES, **changes})).eval(), 1.0)
+    return live(ResidualTransformer(ResidualTransformerConfig(**SIZES | {"num_quantizers": Q} | changes)).eval(), 1.0)
 
 
 def layers_of_tokens(count: int, length: int, seed: int = 0) -> Tensor:

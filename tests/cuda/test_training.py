@@ -10,7 +10,6 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from benchmarks.train_jobs import TOY, stage_jobs
-from storage.checkpoint import load_checkpoint
 from tests.test_resume import STAGES, in_two_processes, latest
 
 MODES = {"float32": [], "bf16": ["--mixed_precision", "bf16"], "compiled": ["--compile"]}
@@ -37,7 +36,7 @@ def train(device: torch.device, folder: Path, stage: str, *given: str) -> None:
 
 
 def steps_of(folder: Path, stage: str, run: str) -> int:
-    state = load_checkpoint(folder / "checkpoints" / "t2m" / f"{stage}_{run}" / "model" / "latest.tar")
+    state = latest(folder, f"{stage}_{run}")
     for part in state.values():
         if isinstance(part, dict):
             assert all(tensor.isfinite().all() for tensor in part.values()

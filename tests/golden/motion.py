@@ -5,18 +5,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import motion.features
 from motion import rotation
 from motion.bvh import principal_euler
-from motion.features import (
-    Processed,
-    biased_std,
-    feature_groups,
-    features_to_joints,
-    features_to_joints_from_rotations,
-    joints_of,
-    process,
-    root_motion,
-)
+from motion.features import biased_std, feature_groups, features_to_joints, joints_of, process, root_motion
 from motion.skeleton import Skeleton, mirror, pose_offsets
 from tests.golden.report import Report, skeleton_of
 from tests.golden.statistics import biases, grouped
@@ -86,7 +78,7 @@ def _target_offsets(report: Report, skeleton: Skeleton) -> np.ndarray | None:
     return None if features is None else pose_offsets(features_to_joints(_tensor(features[:1]), skeleton)[0], skeleton)
 
 
-def _check_features(computed: Processed, skeleton: Skeleton, expected: Tensor, tolerance: float,
+def _check_features(computed: motion.features.Processed, skeleton: Skeleton, expected: Tensor, tolerance: float,
                     report: Report) -> None:
     features = computed.features.clone()
     if features.shape == expected.shape:
@@ -116,7 +108,7 @@ def _check_recovery(prefix: str, features: Tensor, report: Report) -> None:
         report.close("joints", joints, near)
     if report.has(f"{prefix}recovered_from_rotations"):
         offsets = _target_offsets(report, skeleton)
-        rotated = features_to_joints_from_rotations(features, skeleton, offsets)
+        rotated = motion.features.features_to_joints_from_rotations(features, skeleton, offsets)
         report.close(f"{prefix}recovered_from_rotations", rotated, lengths)
 
 
