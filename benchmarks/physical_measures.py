@@ -299,7 +299,7 @@ def feet_lifted(joints: np.ndarray, least: float = LIFTED) -> np.ndarray:
 
 
 def lifted_seconds(joints: np.ndarray) -> tuple[float, float]:
-    """Return the longest times in seconds with the (left, right) foot lifted."""
+    """Return the longest time, in seconds, for which each foot is lifted: (left, right)."""
     left, right = feet_lifted(joints).T
     return longest(left), longest(right)
 

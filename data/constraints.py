@@ -196,7 +196,7 @@ def _schema(spec: DatasetSpec, folder: Path | None) -> dict[str, tuple[dict[str,
 
 
 def _named(value: Value) -> str:
-    """Describe the type of a JSON value for errors."""
+    """Describe the type of a JSON value for error messages."""
     if value is None:
         return "null"
     names = {bool: "true or false", int: "a number", float: "a number", str: "a string", dict: "an object"}

@@ -187,7 +187,7 @@ class BertScore:
 
 
 class CaptionScorer:
-    """Scorer of one caption per clip of a split.
+    """Scorer of generated captions, one for each clip of a split.
 
     Args:
         pairs: clips with their reference captions.

@@ -115,7 +115,7 @@ Divide = Callable[[Sequence[Any], Callable[[list[Any]], Sequence[Any]]], Sequenc
 
 
 def apply(items: Sequence[Any], make: Callable[[list[Any]], Sequence[Any]]) -> Sequence[Any]:
-    """Apply ``make`` to all items in this process."""
+    """Apply ``make`` to all items, without other processes."""
     return make(list(items))
 
 

@@ -172,7 +172,7 @@ class Evaluation:
         return {row: Row(estimates(draws[row]), faults[row]) for row in draws}
 
     def _repeat(self, generate: Generate, repeat: int) -> dict[str, tuple[dict[str, float], list[str]]]:
-        """Return the metrics and the names of excluded motions of each row in one repeat."""
+        """Return, for each row of the table, its metrics and the names of its excluded motions in one repeat."""
         order, captions = self._draw(repeat)
         samples = [self._sample(clip, caption, repeat) for clip, caption in zip(order, captions, strict=True)]
         rows, back = {}, np.argsort(order)

@@ -158,7 +158,7 @@ class Sides:
 
     @property
     def fault(self) -> str | None:
-        """Reason why left and right must be swapped, or None if nothing indicates a swap."""
+        """Evidence that left and right (of the whole body or of a pair of limbs) are swapped, or None."""
         if self.twist_fault:
             return self.twist_fault
         if self.facing < BACKWARDS:
@@ -194,7 +194,7 @@ def knees_bend_backward(joints: np.ndarray) -> bool:
 
 
 def swapped_sides(joints: np.ndarray, skeleton: Skeleton = T2M) -> str | None:
-    """Return the reason why left and right must be swapped in joints (T, J, 3), or None if nothing indicates a swap.
+    """Return the evidence that left and right are swapped in joints (T, J, 3), or None.
 
     The axes of the joints must be right-handed. KIT-ML does not document which side is left, so the facing direction is
     checked for ``T2M`` bodies only.

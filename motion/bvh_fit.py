@@ -151,7 +151,10 @@ def _rest_pose(joints: Tensor, rig: Rig) -> tuple[Tensor, dict[int, Tensor]]:
 
 
 def _shape(bones: Tensor, rest: Tensor) -> Tensor:
-    """Return the mean of ``bones`` (T, C, 3) after rigid alignment, rotated to match ``rest`` (C, 3)."""
+    """Return the mean directions of ``bones`` (T, C, 3) after rigid alignment, with the lengths of ``rest`` (C, 3).
+
+    They are rotated to match ``rest``.
+    """
     lengths = rest.norm(dim=-1, keepdim=True)
     shape = rest
     for _ in range(_SHAPE_ROUNDS):
@@ -238,7 +241,7 @@ def _twist_frames(rig: Rig, clusters: dict[int, Tensor]) -> dict[int, Tensor]:
 
 
 def bvh_to_joints(bvh: Bvh, skeleton: Skeleton) -> np.ndarray:
-    """Compute joints (T, J, 3) in the order of ``skeleton`` from a BVH with the joint names of its rig.
+    """Compute joints (T, J, 3) in the order of ``skeleton`` from a BVH with the joint names of the skeleton's rig.
 
     Raises ``ValueError`` if a name is missing.
     """

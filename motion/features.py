@@ -289,9 +289,10 @@ class ColumnStatistics:
 
 
 def mean_std(clips: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mean (d,) and the std (d,), averaged within each feature group, over all rows of ``clips`` (T, d).
+    """Compute the mean (d,) and the std (d,) over all rows of ``clips`` (T, d).
 
-    Empty clips and clips with values that are not finite are skipped. Raises ``ValueError`` if no clip is left.
+    The std is averaged within each feature group. Empty clips and clips with values that are not finite are skipped.
+    Raises ``ValueError`` if no clip is left.
     """
     total = None
     for clip in clips:

@@ -100,7 +100,7 @@ def _run_means(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
 
 
 def _blend(values: np.ndarray, contact: np.ndarray) -> np.ndarray:
-    """Blend values (T, 3) towards contact frames that are at most ``BLEND_FRAMES`` away."""
+    """Blend the values (T, 3) of frames without contact into those of contact frames within ``BLEND_FRAMES``."""
     frames, far = np.arange(len(values)), len(values) + BLEND_FRAMES
     left = np.maximum.accumulate(np.where(contact, frames, -far))
     right = np.minimum.accumulate(np.where(contact, frames, 2 * far)[::-1])[::-1]

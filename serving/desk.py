@@ -26,7 +26,7 @@ Work = Callable[..., Update]
 
 
 def line_of(error: Exception) -> str:
-    """Return the error message to show to the user. Unexpected errors are logged in the terminal."""
+    """Return the error message to show to the user. Unexpected errors are logged to the terminal."""
     if isinstance(error, InputError):
         return " ".join(str(error).split())
     logging.getLogger(__name__).error("a request failed", exc_info=error)

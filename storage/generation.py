@@ -248,7 +248,7 @@ def load_mask_transformer(name: str, spec: DatasetSpec, checkpoints_dir: str | P
                           which: str | None = None) -> tuple[MaskTransformer, Source]:
     """Load a masked transformer in eval mode, without its text encoder.
 
-    Released LaMP checkpoints contain their text encoder. They are loaded as a ``LaMPMaskTransformer``.
+    Released LaMP checkpoints, however, include a text encoder and are loaded as a ``LaMPMaskTransformer``.
     """
     source, state = open_source(find_source(name, spec.name, checkpoints_dir, which), ("t2m_transformer", "trans"),
                                 released.with_masked_options)

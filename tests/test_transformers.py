@@ -173,8 +173,9 @@ def test_known_tokens_stay_and_shape_the_rest() -> None:
 
 def test_generation_refuses_what_cannot_work() -> None:
     model = make()
-    with pytest.raises(ValueError, match="at least one token, not 0"):
-        model.generate(texts(2), [3, 0], sample_generators([0, 1]))
+    for one in (model, make(attention="additive")):
+        with pytest.raises(ValueError, match="at least one token, not 0"):
+            one.generate(texts(2), [3, 0], sample_generators([0, 1]))
     with pytest.raises(ValueError, match="2 text features, 2 lengths and 1 generators"):
         model.generate(texts(2), [3, 3], sample_generators([0]))
     with pytest.raises(RuntimeError, match="eval mode"):

@@ -46,7 +46,7 @@ class RootPath:
 
 @dataclass(frozen=True)
 class Heading:
-    """Heading of the body, computed from hips and shoulders."""
+    """Target heading of the body. The actual heading is computed from hips and shoulders."""
 
     frames: Tensor
     angles: Tensor          # (k,) radians

@@ -83,10 +83,11 @@ def _straightest(weight: np.ndarray, pull: np.ndarray) -> np.ndarray:
 
 def offset_joints(joints: Tensor, constraints: Sequence[Constraint], bones: Bones, skeleton: Skeleton,
                   cyclic: bool = False) -> Tensor:
-    """Add smooth offsets to ``joints`` (T, J, 3) to meet constraints within ``REACH``, keeping all bone lengths.
+    """Add smooth offsets to ``joints`` (T, J, 3) that meet constraints, keeping all bone lengths.
 
     The offsets d minimise (|d|^2 + |``SMOOTH``^3 D^3 d|^2) / ``USUAL``^2 + |errors / ``EXACTNESS``|^2, where D is the
-    difference between consecutive frames.
+    difference between consecutive frames, the root in |d|^2 has the weight ``ROOT``, and errors above ``REACH`` are
+    ignored.
     """
     if not constraints:
         return joints

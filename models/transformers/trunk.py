@@ -121,7 +121,8 @@ class Trunk(nn.Module):
                         *tokens: Tensor) -> list[int]:
         """Check the arguments of a generation and return ``token_lens`` as a list.
 
-        Raises ``RuntimeError`` in training mode, and ``ValueError`` if the arguments differ in the number of samples.
+        Raises ``RuntimeError`` in training mode, and ``ValueError`` for a length below 1 or if the arguments differ in
+        the number of samples.
         """
         if self.training:
             raise RuntimeError("generation needs eval mode")
@@ -129,7 +130,7 @@ class Trunk(nn.Module):
             given = "".join(f"{len(each)} rows of tokens, " for each in tokens)
             raise ValueError(f"{given}{len(cond)} text features, {len(token_lens)} lengths and {len(generators)} "
                              "generators differ in number")
-        return list(map(int, token_lens))
+        return require_tokens(list(map(int, token_lens)))
 
     def sampling_inputs(self, batch: "StaticBatch", cond: Tensor, negative: Tensor | None, token_lens: Sequence[int],
                         generators: Sequence[torch.Generator], rounds: int, classes: Sequence[int],
@@ -349,6 +350,13 @@ def default_rows(independent: bool) -> int:
     return PACKED_ROWS if independent else 1
 
 
+def require_tokens(token_lens: Sequence[int]) -> Sequence[int]:
+    """Return ``token_lens`` unchanged. Raises ``ValueError`` for a length below 1."""
+    if min(token_lens, default=1) < 1:
+        raise ValueError(f"every sample needs at least one token, not {min(token_lens)}")
+    return token_lens
+
+
 def static_batches(token_lens: Sequence[int], device: torch.device, rows: int | None = None, exact: bool = False,
                    independent: bool = False) -> list[StaticBatch]:
     """Group samples of similar length into batches of at most ``rows`` samples.
@@ -357,9 +365,7 @@ def static_batches(token_lens: Sequence[int], device: torch.device, rows: int | 
     are ``independent``, all batches have exactly ``rows`` rows, so that rounding errors do not depend on the number of
     samples. Raises ``ValueError`` for a length below 1.
     """
-    if min(token_lens, default=1) < 1:
-        raise ValueError(f"every sample needs at least one token, not {min(token_lens)}")
-    rows = rows or default_rows(independent)
+    token_lens, rows = require_tokens(token_lens), rows or default_rows(independent)
     if rows == 1 and not independent:
         return [StaticBatch([row], 1, length) for row, length in enumerate(token_lens)]
     step = 1 if exact else CPU_STEP if device.type == "cpu" else LENGTH_STEP
