@@ -88,7 +88,7 @@ def _ground_path(joints: np.ndarray) -> np.ndarray:
 def travel(joints: np.ndarray) -> tuple[float, float]:
     """Return the sums of the pelvis steps in metres, as (forward, left) relative to the heading at each step.
 
-    Walking a circle gives its circumference and 0. Walking backwards gives a negative forward distance.
+    Walking in a circle gives (circumference, 0). Walking backwards gives a negative forward distance.
     """
     steps = np.diff(_ground_path(joints), axis=0)
     forward, left = _in_body_frame(steps, heading(joints)[:-1]).sum(0)
@@ -158,7 +158,7 @@ def hands_overhead(joints: np.ndarray) -> HandsUp:
 
 
 def count_swings(values: np.ndarray, least: float) -> int:
-    """Count the turning points of values (T,) between movements of at least ``least`` in both directions."""
+    """Count the turning points of values (T,) between movements of at least ``least`` one way and the other."""
     turns, direction = 0, 0
     low = high = float(values[0]) if len(values) else 0.0
     for value in map(float, values):
@@ -325,7 +325,7 @@ def kick_heights(joints: np.ndarray) -> tuple[float, float]:
 
 
 def measures(joints: np.ndarray) -> dict[str, float]:
-    """Return named measures that summarise a motion, in metres, degrees, seconds and m/s."""
+    """Return named measures that summarise a motion: metres, degrees, seconds, m/s, fractions and counts."""
     forward, left = travel(joints)
     path, pitch = _ground_path(joints), trunk_pitch(joints)
     swings, feet, up = wave_swings(joints), foot_reach(joints), (wrist_height(joints) > 0).mean(0)

@@ -213,7 +213,7 @@ class CroppedPairs(Dataset):
 
     @cached_property
     def text_ids(self) -> dict[str, int]:
-        """Number of each distinct text, which is its row in the cached features."""
+        """Index of each distinct text, which is also its row in the cached features."""
         return {text: number for number, text in enumerate(caption_texts(self.pairs))}
 
 

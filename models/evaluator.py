@@ -86,7 +86,7 @@ class SequenceEncoder(nn.Module):
         self.apply(_initialise)
 
     def forward(self, sequence: Tensor, lengths: Tensor) -> Tensor:
-        """Embed ``sequence`` (b, n, input), ignoring steps beyond ``lengths`` (b,) >= 1. Returns (b, output)."""
+        """Embed ``sequence`` (b, n, input), ignoring steps beyond ``lengths`` (b,), at least 1. Returns (b, output)."""
         packed = pack_padded_sequence(
             self.input_emb(sequence), lengths.cpu(), batch_first=True, enforce_sorted=False)
         _, last = self.gru(packed, self.hidden.repeat(1, len(sequence), 1))

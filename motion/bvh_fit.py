@@ -104,9 +104,9 @@ _CHAIN_ROUNDS = 8  # optimisation passes over the bones of a chain
 def joints_to_bvh(joints: ArrayLike | Tensor, skeleton: Skeleton, fps: float) -> Bvh:
     """Convert joints (T, J, 3) to a BVH in the same unit, with the names and T-pose of the skeleton's rig.
 
-    Bones have their median length over the clip and the rig's rest direction. The angles between sibling bones are
-    as in the clip, so the joints of a rigid body are reproduced up to rounding errors. If bone lengths vary, bones
-    still point towards their joints.
+    Bones have their median length over the clip. Sibling bones have the angles of the clip, other bones the rig's rest
+    direction. If the bone lengths and the angles between sibling bones are constant, the joints are reproduced up to
+    rounding errors. If bone lengths vary, bones still point towards their joints.
 
     Raises ``ValueError`` for a wrong shape or for values that are not finite.
     """

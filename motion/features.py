@@ -119,7 +119,7 @@ def process(joints: ArrayLike | Tensor, skeleton: Skeleton, target_offsets: Arra
 
 
 def uniform_skeleton(joints: Tensor, skeleton: Skeleton, target_offsets: ArrayLike) -> Tensor:
-    """Retarget joints (T, J, 3) to the bone vectors ``target_offsets`` (J, 3).
+    """Retarget joints (T, J, 3) to the bone lengths of ``target_offsets`` (J, 3).
 
     Every bone keeps its direction, and the root trajectory is scaled by the ratio of leg lengths. This gives the
     same result as inverse kinematics followed by forward kinematics, which preserves bone directions.

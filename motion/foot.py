@@ -268,9 +268,9 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float, pins: np.ndar
 
     The horizontal corrections d minimise the sum of
 
-    - |d / ease|^2, |Dd|^2 and |ease DDd|^2, where D is the difference between frames and ``ease`` is in frames,
+    - |d / ease|^2, |Dd|^2 and |ease DDd|^2, where D is the difference of consecutive frames and ``ease`` is in frames,
     - ``HOLD`` |D(foot + d)|^2 over still steps,
-    - ``UNITY`` times the squared difference of d between neighbouring joints while any of them stands,
+    - ``UNITY`` times the squared difference of d between neighbouring joints while any joint of the foot stands,
     - ``PIN`` |d - ``missing``|^2 at ``pins`` (T, N), with ``missing`` (T, N, 3).
     """
     frames, count, _ = foot.shape

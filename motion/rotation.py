@@ -77,7 +77,7 @@ def cont6d_to_matrix(cont6d: Tensor) -> Tensor:
 
 
 def matrix_to_quat(matrix: Tensor) -> Tensor:
-    """Convert rotation matrices (..., 3, 3) to unit quaternions (..., 4) by Shepperd's method (1978).
+    """Convert rotation matrices (..., 3, 3) to unit quaternions (..., 4) by a variant of Shepperd's method (1978).
 
     The quaternions q and -q are equivalent; the sign is chosen so that a component of large magnitude is positive.
     """
@@ -178,7 +178,7 @@ def coincident(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def fixed_bones(joints: Tensor, skeleton: Skeleton) -> list[int]:
-    """Return the joints of trunk, hips and feet whose bones do not turn with the body in ``joints`` (T, J, 3), y up.
+    """Return the trunk, hip and foot joints whose bones do not turn with the body in ``joints`` (T, J, 3), y up.
 
     In all frames, such a bone has its rest direction, up to a constant rotation about y, although the body turns. This
     happens if features were computed with a world-axis rest direction for bones of zero length.

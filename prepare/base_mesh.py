@@ -145,7 +145,7 @@ class BaseMesh:
 
 
 def with_halves(weights: np.ndarray) -> np.ndarray:
-    """Extend weights (V, 22) to (V, 26): the joints of ``HALVES`` take the weight that their neighbours share."""
+    """Extend weights (V, 22) to (V, 26): the joints of ``HALVES`` take over the weight common to their neighbours."""
     weights = np.concatenate([weights, np.zeros((len(weights), len(HALVES)))], 1)
     for half, (parents, child) in HALVES.items():
         above, below = weights[:, parents].sum(1), weights[:, child].copy()

@@ -248,7 +248,7 @@ def _orphans(clips: Iterable[str], imported: set[str]) -> Iterable[Fault]:
 
 
 def _leaks(checked: Checked) -> Iterable[Fault]:
-    """Find clips that are in two splits, either themselves or as a copy or mirrored twin."""
+    """Find clips that occur in two splits, directly or as a copy or mirrored twin."""
     homes = defaultdict(list)
     for part in PARTS:
         for name in dict.fromkeys(checked.splits.get(part, ())):

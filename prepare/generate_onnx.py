@@ -50,7 +50,7 @@ class Generator:
         return self.run("decoder", ids=ids, token_lens=np.array([length]))[1][0]
 
     def condition(self, text: str) -> np.ndarray:
-        """Compute the text condition (1, c) of the transformers."""
+        """Compute the text condition (1, c) for the transformers."""
         words = re.sub(r'[.!"()*#:;~]', " ", text.lower()).split()[:MAX_WORDS]
         longest = self.settings["longest_text"]
         pieces = self.tokenizer.encode(" ".join(words), add_special_tokens=False).ids[:longest - 2]

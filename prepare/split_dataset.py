@@ -35,7 +35,9 @@ def split_by_group(members: Sequence[Member], shares: Mapping[str, float], seed:
     """Return the clip ids of each part of ``PARTS``. The result depends only on ``members``, ``shares`` and ``seed``.
 
     ``shares`` must sum to 1. Within a stratum, groups are assigned in random order to the part that lacks the most
-    clips. Deficits carry over to the next stratum. Raises ``InputError`` if there are fewer groups than parts.
+    clips. Deficits carry over to the next stratum. Empty parts are filled from the part with the most groups.
+
+    Raises ``InputError`` if there are fewer groups than parts with a share.
     """
     groups: dict[str, list[Member]] = defaultdict(list)
     for member in sorted(members, key=lambda member: member.id):

@@ -80,7 +80,7 @@ def make_directed(editor: MotionEditor, ask: Ask, frames: int, spec: DatasetSpec
 
 
 def constraints_of(ask: Ask, spec: DatasetSpec) -> list[Entry]:
-    """Return the waypoints and constraints of a request. Raises ``InputError`` if one is invalid."""
+    """Return the waypoints and constraints of a request. Raises ``InputError`` for invalid constraints."""
     points = [Entry("waypoint", {"point": [point.x, point.z], "time": (point.time, point.time)},
                     f"the {point.time:g} s") for point in ask.waypoints]
     return [*points, *check_entries(list(ask.constraints), "constraints", spec)]

@@ -99,7 +99,7 @@ def starting_normalisation(opt: argparse.Namespace, spec: DatasetSpec) -> Normal
 
 
 def initial_qformer(opt: argparse.Namespace, spec: DatasetSpec) -> tuple[QFormer, WordPieces]:
-    """Create the Q-Former and the word pieces of a LaMP run, from BERT or with the sizes of the --init_from model.
+    """Create the Q-Former and word-piece tokenizer of a LaMP run, from BERT or with the sizes of the --init_from model.
 
     Raises ``InputError`` if ``opt.max_text_len`` exceeds the number of positions.
     """

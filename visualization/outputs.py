@@ -124,7 +124,7 @@ def write_motion(folder: Path, made: Made, spec: DatasetSpec, formats: Formats, 
 
 def _write(folder: Path, places: Sequence[Path], stem: str, joints: np.ndarray, caption: str, spec: DatasetSpec,
            formats: Formats) -> tuple[tuple[str, ...], Bvh | None]:
-    """Write joints to the first path of ``places`` and all other formats to the second path.
+    """Write joints to the first folder in ``places`` and all other formats to the second.
 
     Returns the paths relative to ``folder``, and the BVH if it was requested without a root bone (else None).
     """

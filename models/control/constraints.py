@@ -89,7 +89,7 @@ class Pose:
     unit = "m"
 
     def error(self, joints: Tensor, skeleton: Skeleton) -> Tensor:
-        """Compute the distance (k,) between actual and target pose, averaged over the joints."""
+        """Compute the distance (k,) between the actual and the target pose, averaged over the joints."""
         chosen = joints[self.frames]
         if not self.in_body:
             return _norm(chosen - self.poses).mean(-1)

@@ -24,7 +24,10 @@ FADE = 6             # frames on either side over which a motion is blended into
 
 
 def shift_root(joints: Tensor, constraints: Sequence[Constraint], skeleton: Skeleton) -> Tensor:
-    """Move ``joints`` (T, J, 3) horizontally by a smooth displacement that brings the pelvis to its targets."""
+    """Move ``joints`` (T, J, 3) horizontally by a smooth displacement that brings the pelvis towards its targets.
+
+    The displacement is at most ``FASTEST`` per frame. Targets of other joints attract the pelvis weakly.
+    """
     frames = len(joints)
     weight, pull = np.zeros(frames), np.zeros((frames, 2))
     for constraint in constraints:

@@ -67,7 +67,7 @@ def is_latin(text: str) -> bool:
 
 def familiarity_of(known: Familiarity, model: nn.Module, pieces: WordPieces, texts: Sequence[str],
                    longest: int) -> Tensor:
-    """Score the familiarity (b,) of cleaned texts. Texts that are not mostly in Latin letters score ``FOREIGN``."""
+    """Score the familiarity (b,) of cleaned texts. Texts whose words are not mostly Latin score ``FOREIGN``."""
     scores = known.scores(word_means(model, pieces, texts, longest))
     return torch.where(torch.tensor([is_latin(text) for text in texts]), scores, FOREIGN)
 

@@ -50,7 +50,7 @@ class Attention(nn.Module):
         """Attend from ``x`` (b, n, h) to ``prefix``, if given, and ``source`` (b, s, w).
 
         Args:
-            mask: (b or 1, 1, n or 1, prefix + s) boolean, True at visible keys.
+            mask: (b or 1, 1, n or 1, prefix + s) boolean, True at visible keys, or an additive bias.
             prefix: cached keys and values.
             rows: (b,) row of ``source`` (m, s, w) that each row of ``x`` attends to.
 

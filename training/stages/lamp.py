@@ -125,7 +125,10 @@ class LaMPStage(Stage):
         return self.model.text_features(*self.encode_text(batch["caption"])).cpu(), motion.cpu()
 
     def validate(self) -> dict[str, float]:
-        """Compute the recall at 1, 3, 5 and 10 in both directions, in fixed random batches of 32."""
+        """Compute the recall at 1, 3, 5 and 10 and the median rank in both directions, in fixed random batches of 32.
+
+        ``mean_R1`` is the mean of both recalls at 1.
+        """
         starts = range(0, len(self.val_set), VALIDATION_BATCH)
         texts, motions = map(torch.cat, zip(*divide(starts, lambda own: list(map(self._features, own))), strict=True))
         scores = steady_retrieval(similarity(texts, motions).numpy())
@@ -163,9 +166,9 @@ def same_subject(batch: dict[str, Any]) -> Tensor:
     """Return a mask (b, b) that is True where ``caption`` i and ``other`` j of a batch may describe the same motion.
 
     - Two sentences: they have the same class, or the same content and one of them names no side.
-    - A sentence and a caption: the sentence describes the clip of the caption, or has a content of that clip and one of
-      the two texts names no side.
-    - Two captions: their clips have the same contents, at least one.
+    - A sentence and a caption: the sentence describes the clip of the caption, or shares a content with that clip
+      and one of the two texts names no side.
+    - Two captions: their clips have the same, non-empty set of contents.
     """
     contents = batch["contents"]
     one, other = (_subjects(batch[key], contents) for key in ("text_class", "other_class"))
