@@ -148,7 +148,7 @@ def precision(text: np.ndarray, motions: np.ndarray, others: np.ndarray) -> np.n
 
 
 def mean_interval(clips: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Return the mean of ``values`` (n,) and half of its 95 % confidence interval, clustered by ``clips`` (n,)."""
+    """Return the mean of ``values`` (n,) and the half-width of its 95 % interval, clustered by ``clips`` (n,)."""
     mean, number = values.mean(), len(np.unique(clips))
     sums = np.array([(values - mean)[clips == clip].sum() for clip in np.unique(clips)])
     return float(mean), float(1.96 * np.sqrt(np.square(sums).sum() * number / max(number - 1, 1)) / len(values))

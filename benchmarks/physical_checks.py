@@ -170,7 +170,7 @@ def wipe_swings(joints: np.ndarray) -> int:
 
 
 def mouth_seconds(joints: np.ndarray) -> float:
-    """Return the longest time in seconds that a wrist is at the mouth."""
+    """Return the longest uninterrupted time, in seconds, for which a wrist is at the mouth."""
     return max(longest(np.linalg.norm(body_frame(joints, wrist, HEAD) - MOUTH, axis=-1) < AT_MOUTH)
                for wrist in WRISTS)
 

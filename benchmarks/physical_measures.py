@@ -143,12 +143,12 @@ def _hands_up(up: np.ndarray) -> HandsUp:
 
 
 def hands_raised_frames(joints: np.ndarray) -> np.ndarray:
-    """Return a mask (T, 2) of frames with the (left, right) wrist higher than ``RAISED_LEVEL`` above its shoulder."""
+    """Return a mask (T, 2) of frames where the (left, right) wrist is over ``RAISED_LEVEL`` above its shoulder."""
     return wrist_height(joints) > RAISED_LEVEL
 
 
 def hands_raised(joints: np.ndarray) -> HandsUp:
-    """Return the longest times that the left, the right and both hands are raised, as in ``hands_raised_frames``."""
+    """Return how long the left, the right and both hands stay raised at most (see ``hands_raised_frames``)."""
     return _hands_up(hands_raised_frames(joints))
 
 

@@ -135,7 +135,7 @@ def all_placed(flags: Sequence[Entry], written: FileConstraints, counts: Sequenc
                fps: float) -> list[Placement]:
     """Assign constraints to one motion whose parts have ``counts`` frames.
 
-    Flags and a plain list in a file apply to the whole motion.
+    Flags, and constraints in a file that is a list rather than an object by prompt, apply to the whole motion.
     """
     starts = accumulate(counts[:-1], initial=0)
     return [([*flags, *written.whole], Stretch(0, sum(counts), fps)),

@@ -207,7 +207,7 @@ def read_clips(files: Sequence[Path], spec: DatasetSpec, up: str | None = None) 
 
 
 def parts_of(motions: Sequence[np.ndarray]) -> list[MotionPart]:
-    """Divide each motion (T, d) into as few parts of similar length as possible, of at most 196 frames each."""
+    """Divide each motion (T, d) into the fewest parts of at most 196 frames, of similar length."""
     parts = []
     for number, motion in enumerate(motions):
         count = -(-len(motion) // MAX_MOTION_LENGTH)

@@ -112,7 +112,7 @@ def _path(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
 def _pace(own: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Compute the progress (T,) along ``points`` from 0 to 1, with the speed profile of the path ``own`` (T, 2).
 
-    If ``own`` is less than half as long as the path through ``points``, the speed is more uniform.
+    If ``own`` is less than half as long as the path through ``points``, the profile is blended with a uniform speed.
     """
     even = np.linspace(0, 1, len(own))
     if len(own) < 3:
@@ -205,7 +205,7 @@ def _pose(entry: Entry, stretch: Stretch, joints: Tensor, spec: DatasetSpec) -> 
 
 
 def _joints_of(path: Path, spec: DatasetSpec) -> Tensor:
-    """Read joints (T, J, 3) in metres from a motion file. Joint arrays must be in metres and keep their coordinates."""
+    """Read joints (T, J, 3) in metres from a motion file. Arrays of joints are used unchanged."""
     array = read_npy(path) if path.suffix.lower() == ".npy" else None
     if array is not None and array.ndim == 3 and array.shape[1:] == (spec.joints_num, 3):
         if not np.isfinite(array).all():

@@ -172,7 +172,7 @@ def whole_crop(rows: int) -> Crop:
 
 @dataclass(frozen=True)
 class Resident:
-    """Data set whose motions are in device memory."""
+    """Data set whose motions may be in device memory, so that worker processes load only the rest."""
 
     items: Dataset                           # items without motions, for worker processes
     complete: Callable[[Any], Any]           # adds the motions to a batch of ``items``

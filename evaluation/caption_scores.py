@@ -246,7 +246,7 @@ SHOWN = {"bleu1": "BLEU@1", "bleu2": "BLEU@2", "bleu3": "BLEU@3", "bleu4": "BLEU
 
 
 def coco_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Compute BLEU@1 to 4, ROUGE-L and CIDEr as fractions, for captions with one or more references each."""
+    """Compute BLEU@1 to 4 and ROUGE-L, as fractions, and CIDEr, for captions with one or more references each."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge

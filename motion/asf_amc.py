@@ -1,9 +1,9 @@
 """Read Acclaim motion capture, the format of the CMU database: a skeleton (``.asf``) and its motion (``.amc``).
 
-Each bone has an ``axis``, the rotation C from world axes to bone axes, and up to three degrees of freedom, which form
-the rotation R about the bone axes. Its world rotation is G = G_parent C R C^-1, and it ends at the end of its parent
-plus length * G direction (J. Lander, "Working with Motion Capture File Formats", Game Developer, January 1998). The
-result is a ``Bvh`` whose joints are the start points of the bones and are named after them.
+Each bone has an ``axis``, the rotation C from world axes to bone axes, and up to three rotational degrees of freedom,
+which form the rotation R about the bone axes. Its world rotation is G = G_parent C R C^-1, and it ends at the end of
+its parent plus length * G direction (J. Lander, "Working with Motion Capture File Formats", Game Developer, January
+1998). The result is a ``Bvh`` whose joints are the start points of the bones and are named after them.
 """
 from collections.abc import Iterator
 from dataclasses import dataclass

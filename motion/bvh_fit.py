@@ -325,7 +325,7 @@ def amass_arrays(bvh: Bvh, joints: np.ndarray, skeleton: Skeleton) -> dict[str, 
 def unrolled(joints: np.ndarray, skeleton: Skeleton, frames: int) -> np.ndarray:
     """Extend a loop (T, J, 3) of at least 2 frames by ``frames`` repeated frames at each end.
 
-    The repetitions continue the travel of the loop: the step across each seam repeats the last step of the loop.
+    The repeated frames keep moving as the loop does: the step across each seam repeats the last step of the loop.
     """
     angle, place = headings(joints, skeleton), joints[:, 0, [0, 2]]
     step = _turned(place[-1] - place[-2], -angle[-2])

@@ -300,7 +300,10 @@ def _match(bones: RigBones, rig: KnownRig, affix: Affix, at_once: bool = False) 
 
 
 def _resolved(bones: RigBones, place: Place, affix: Affix, places: Places) -> dict[int, float] | str | None:
-    """Return the weights of points, an error message if several bones share a name, or None if a bone is missing."""
+    """Look up the bones that ``place`` names. Returns the weight of each point by its index.
+
+    The result is an error message if several bones share a name, and None if a bone is missing.
+    """
     weights = {}
     for name, weight in place.items():
         points = _above_hips(bones, places) if name == COMMON else bones.find(name, affix)

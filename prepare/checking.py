@@ -307,7 +307,7 @@ def _statistics_faults(spec: DatasetSpec, statistics: ColumnStatistics | None) -
 
 
 def _check_bodies(clips: Mapping[str, ClipCheck], files: Mapping[str, str]) -> None:
-    """Record swapped sides, lying bodies and bones that do not turn.
+    """Record swapped sides, bodies that lie throughout, and bones that do not turn.
 
     The evidence for the first two is combined over all clips of a recording. ``files`` maps clips to their recordings.
     """

@@ -59,7 +59,7 @@ def tokenizer_sizes(state: State) -> dict[str, Any]:
 
 
 def transformer_sizes(state: State) -> dict[str, int]:
-    """Infer the options of a masked transformer."""
+    """Infer the sizes of a masked transformer."""
     sizes = _trunk_sizes(state) | _sizes(state, num_tokens=("token_emb.weight", 0))
     if "num_tokens" in sizes:
         sizes["num_tokens"] -= 2  # mask and padding
@@ -86,7 +86,7 @@ def _trunk_sizes(state: State) -> dict[str, int]:
 
 
 def lamp_sizes(state: State) -> dict[str, int]:
-    """Infer the options of a LaMP model, except those of its tokenizer."""
+    """Infer the sizes of a LaMP model, except those of its tokenizer."""
     return qformer_sizes(state) | _sizes(state, embed_dim=("text_proj.weight", 0))
 
 

@@ -3,7 +3,7 @@
 The mesh is read from ``page/body.bin``, which ``prepare/build_body.py`` writes. After zlib decompression the file
 contains: number of vertices V and of triangles F (uint32), joints (22, 3) float32, triangles (F, 3) uint16, and for
 each vertex the position (int16, 0.1 mm), normal (int8), four joint indices and weights (uint8, weights sum to 255),
-zone and ambient light (uint8). ``page/body.js`` implements the same in the browser.
+zone and ambient light (uint8). ``page/body.js`` does the same in the browser.
 
 Positions are in metres, y up, floor at y = 0. The mesh is stored in its bind pose: arms lowered, elbows bent. Rotations
 are relative to the T-pose of ``motion.bvh_fit.T2M_RIG``.

@@ -41,7 +41,7 @@ class Bones:
         return joints[..., :1, :] + self.paths @ (normalize(self.vectors(joints), dim=-1) * self.lengths)
 
     def drift(self, joints: Tensor) -> Tensor:
-        """Compute the mean relative deviation of the bone lengths of ``joints`` (..., J, 3)."""
+        """Compute the mean relative deviation of the bone lengths of ``joints`` (..., J, 3) from ``lengths``."""
         used = self.lengths[:, 0] > 0
         lengths = self.vectors(joints).norm(dim=-1)[..., used]
         return (lengths / self.lengths[used, 0] - 1).abs().mean()

@@ -361,7 +361,7 @@ def is_text(name: str) -> bool:
 
 
 def freeze_motion(model: LaMP) -> None:
-    """Freeze all parameters except the feed-forward blocks of texts and the text projection ``text_proj``.
+    """Freeze all parameters except the feed-forward blocks for text and the text projection ``text_proj``.
 
     Motion features then do not change in training. The self-attention, which texts and queries share, is also frozen,
     and so are the word embeddings, the heads and the temperature.

@@ -119,7 +119,7 @@ class Trunk(nn.Module):
 
     def checked_lengths(self, token_lens: Sequence[int], generators: Sequence[torch.Generator], cond: Tensor,
                         *tokens: Tensor) -> list[int]:
-        """Check the arguments of a generation and return ``token_lens`` as a list.
+        """Check the arguments of ``generate`` and return ``token_lens`` as a list.
 
         Raises ``RuntimeError`` in training mode, and ``ValueError`` for a length below 1 or if the arguments differ in
         the number of samples.
