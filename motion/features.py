@@ -350,3 +350,20 @@ def time_warp(features: Tensor, speed: Tensor, length: int) -> Tensor:
     nearer = torch.where(share < 0.5, features[rows, before], features[rows, after])
     warped[..., groups.contacts] = nearer[..., groups.contacts]
     return warped
+
+
+def add_turn(features: Tensor, rate: Tensor) -> Tensor:
+    """Add a constant turn to features (b, t, d): ``rate`` (b,) radians per frame, positive to the left.
+
+    The motion relative to the heading is unchanged, so the path bends. Contacts do not change. The features must be
+    unnormalised.
+    """
+    groups = feature_groups(joints_of(features.shape[-1]))
+    turned, half = features.clone(), -rate[:, None, None] / 2
+    turned[..., groups.yaw_speed] += half
+    offsets = features[..., groups.local_positions].unflatten(-1, (-1, 3))
+    offsets = pad(offsets, (0, 0, 1, 0))  # the root is on the axis
+    steps = features[..., groups.velocities].unflatten(-1, (-1, 3))
+    back = quat_conjugate(yaw_quat(half))
+    turned[..., groups.velocities] = (quat_rotate(back, steps + offsets) - offsets).flatten(-2)
+    return turned

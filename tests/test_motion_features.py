@@ -107,6 +107,19 @@ def test_a_warped_window_is_the_motion_at_another_speed() -> None:
     assert torch.equal(features.time_warp(whole, torch.ones(1), 60), whole[:, :60])
 
 
+def test_an_added_turn_bends_the_path_and_keeps_the_pose() -> None:
+    skeleton, groups = SKELETONS["t2m"], features.feature_groups(22)
+    straight = torch.as_tensor(joints_to_features(walking(60, 1.0), skeleton))[None].double()
+    turning = features.add_turn(straight, torch.tensor([0.02]).double())
+    assert torch.equal(turning[..., groups.local_positions], straight[..., groups.local_positions])
+    joints, root = features_to_joints(turning, skeleton)[0], features.root_motion(turning)
+    facing = rotation.quat_rotate(rotation.quat_conjugate(root.quat[0]), torch.tensor([0.0, 0, 1]).double())
+    _close(torch.atan2(facing[:, 0], facing[:, 2]), 0.02 * torch.arange(len(facing)).double(), 1e-5)
+    assert joints[-1, 0, 0] > 0.5  # to the left
+    steps = rotation.quat_rotate(root.quat[0, :-1, None], joints.diff(dim=0))
+    _close(turning[0, :-1, groups.velocities].unflatten(-1, (-1, 3)), steps, 1e-5)
+
+
 @pytest.mark.parametrize("direction", [(0, 0, 1), (1, 0, 0), (0, 1, 0), (0, -1, 0), (0.6, 0, 0.8), (0.6, 0.8, 0)])
 def test_between_opposite_directions_is_a_half_turn(direction: tuple[float, ...]):
     a = torch.tensor(direction, dtype=torch.float32)

@@ -165,7 +165,7 @@ def own(dataset: str = "t2m", base: Loaded | None = None, residual: Loaded | Non
 
 
 def test_bundled_models_bring_their_sampling_and_flags_change_only_what_they_name(pipeline: TextToMotion) -> None:
-    expected = Sampling(10, 4.0, 1.0, 0.9, True, res_cond_scale=2.0, res_temperature=0.1, length="mean")
+    expected = Sampling(10, 4.0, 1.0, 0.9, True, 0.2, res_cond_scale=2.0, res_temperature=0.1, length="mean")
     assert pipeline.sampling == expected
     opt = parse_generate_options(["--text_prompt", "a", "--res_temperature", "0.7", "--no-gumbel_sample"])
     assert pipeline.sampling.changed(vars(opt)) == replace(expected, gumbel_sample=False, res_temperature=0.7)

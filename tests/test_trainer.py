@@ -263,6 +263,16 @@ def test_texts_and_motions_taken_on_the_device_are_the_items(labelled: int) -> N
     assert data.nbytes == 4 * 3 * (200 + 41 + 60)
 
 
+def test_windows_turn_at_random_constant_rates() -> None:
+    stage = VQStage(nn.Linear(1, 1), options(decoder_only=False, time_warp=0.0, add_turn=60.0), dataset_spec("t2m"),
+                    Normalisation(np.zeros(263, np.float32), np.ones(263, np.float32)), [])
+    batch = torch.rand(50, 8, 263)
+    turns = (stage._augmented(batch, torch.Generator().manual_seed(1), WHOLE) - batch)[..., 0]  # half angles
+    most = np.radians(60 / 20) / 2
+    torch.testing.assert_close(turns, turns[:, :1].expand_as(turns))
+    assert turns.abs().max() <= most * 1.001 and turns.min() < -most / 2 and turns.max() > most / 2
+
+
 def test_codebooks_and_batch_norm_are_averaged_and_older_runs_resume_without() -> None:
     model = RVQVAE(VQConfig(dim_pose=11, nb_code=8, code_dim=4, output_emb_width=4, width=8, depth=1,
                             num_quantizers=2, vq_norm="BN"))

@@ -1,6 +1,7 @@
 """Training stage of the motion tokenizer."""
 import argparse
 from collections.abc import Callable
+from math import radians
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from data.dataset import DatasetSpec, Normalisation
 from evaluation.metrics import score_reconstruction
 from models.vq.model import RVQVAE, HumanVQVAE, tokenizer_loss
-from motion.features import features_to_joints, time_warp
+from motion.features import add_turn, features_to_joints, time_warp
 from training.runs import divide
 from training.trainer import Stage
 from utils.runtime import BatchSlice
@@ -49,8 +50,8 @@ class VQStage(Stage):
 
     def forward(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
         """Compute the losses of normalised motion windows ``batch`` (b, t, d)."""
-        if self.opt.time_warp:
-            batch = self._warped(batch, generator, batch_slice)
+        if self.opt.time_warp or self.opt.add_turn:
+            batch = self._augmented(batch, generator, batch_slice)
         result = self.model(batch, generator, batch_slice)
         with torch.autocast(batch.device.type, enabled=False):
             parts = tokenizer_loss(result, batch, self.spec.joints_num, self.opt.recons_loss, self.opt.loss_vel,
@@ -72,10 +73,18 @@ class VQStage(Stage):
         joints = [features_to_joints(self.normalisation.invert(x), self.spec.skeleton) for x in (made, true)]
         return 10 * self.spec.metres * (joints[0] - joints[1])
 
-    def _warped(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> Tensor:
-        """Resample windows (b, t, d) to (b, window_size, d), each at a random speed, 1 plus or minus ``time_warp``."""
-        speed = 1 + self.opt.time_warp * (2 * batch_slice.rand(generator, len(batch)) - 1)
-        features = time_warp(self.normalisation.invert(batch), speed.to(batch.device), self.opt.window_size)
+    def _augmented(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> Tensor:
+        """Augment windows (b, t, d) with random speeds (``time_warp``) and turns (``add_turn``).
+
+        Returns (b, window_size, d).
+        """
+        features = self.normalisation.invert(batch)
+        if self.opt.time_warp:
+            speed = 1 + self.opt.time_warp * (2 * batch_slice.rand(generator, len(batch)) - 1)
+            features = time_warp(features, speed.to(batch.device), self.opt.window_size)
+        if self.opt.add_turn:
+            rate = radians(self.opt.add_turn) / self.spec.fps * (2 * batch_slice.rand(generator, len(batch)) - 1)
+            features = add_turn(features, rate.to(batch.device))
         return self.normalisation.apply_tensor(features)
 
     def compiled_parts(self) -> list[nn.Module]:
