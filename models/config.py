@@ -218,12 +218,12 @@ class Sampling(Options):
     temperature: float = 1.0      # temperature of the base layer
     topkr: float = 0.9            # fraction of the codes that are never sampled: the least probable ones
     gumbel_sample: bool = True    # whether the base layer uses Gumbel sampling; residual layers always do
-    text_noise: float = 0.0       # noise on the base layer's text features, relative to their rms: more varied motions
     res_cond_scale: float = 5.0   # classifier-free guidance scale of the residual layers
     res_temperature: float = 1.0  # temperature of the residual layers
     length: str = "sample"        # how to predict lengths: a "sample" or the "mean" of the estimator's distribution
     negative_prompt: str | None = None  # text to guide away from; None: no text, as in training
     group_rows: int | None = None  # samples or texts per forward pass; None: 32 with packed layers, else 1
+    text_noise: float = 0.0      # noise on the base layer's text features, relative to their rms: more varied motions
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:

@@ -219,8 +219,8 @@ class TextToMotion:
         """Generate tokens, as ``tokens`` does, for ``lengths`` in tokens.
 
         ``known`` (b, n, q) has the tokens to keep, and negative values where tokens are generated (in-painting).
-        ``stream`` numbers the calls with the same seed, so that each call uses different noise. ``features`` is a cache
-        of text features.
+        ``stream`` numbers the calls with the same seed, so that each call uses different noise; that of
+        ``Sampling.text_noise`` depends on the seed only. ``features`` is a cache of text features.
         """
         sampling = sampling or self.sampling
         features = features or _Features(self.device, sampling.group_rows)
@@ -316,13 +316,17 @@ def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name:
 def with_noise(cond: Tensor, seeds: Sequence[int], scale: float) -> Tensor:
     """Add uniform noise to text features (b, c), each row from its own seed.
 
-    The std of the noise is ``scale`` times the root mean square of the row.
+    The std of the noise is ``scale`` times the root mean square of the row. Raises ``ValueError`` for another number of
+    seeds.
     """
     if not scale:
         return cond
+    if len(seeds) != len(cond):
+        raise ValueError(f"{len(cond)} text features and {len(seeds)} seeds differ in number")
     streams = sample_generators([stream_seed(seed, TEXT_STREAM) for seed in seeds])
-    noise = torch.stack([torch.rand(cond.shape[1], generator=stream) for stream in streams]).to(cond)
-    return cond + scale * UNIT * cond.square().mean(1, keepdim=True).sqrt() * (noise - 0.5)
+    noise = torch.stack([torch.rand(cond.shape[1], generator=stream) for stream in streams]).to(cond.device)
+    rms = cond.double().square().mean(1, keepdim=True).sqrt()  # double: it must not depend on the number of rows
+    return (cond + scale * UNIT * rms * (noise - 0.5)).to(cond.dtype)
 
 
 class _Features:

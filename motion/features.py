@@ -359,7 +359,7 @@ def add_turn(features: Tensor, rate: Tensor) -> Tensor:
     unnormalised.
     """
     groups = feature_groups(joints_of(features.shape[-1]))
-    turned, half = features.clone(), -rate[:, None, None] / 2
+    turned, half = features.clone(), -rate.to(features)[:, None, None] / 2
     turned[..., groups.yaw_speed] += half
     offsets = features[..., groups.local_positions].unflatten(-1, (-1, 3))
     offsets = pad(offsets, (0, 0, 1, 0))  # the root is on the axis

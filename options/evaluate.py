@@ -93,7 +93,7 @@ def parse_m2t_evaluation(argv: Sequence[str] | None = None) -> argparse.Namespac
     parser = DashedParser("Evaluate motion captioning: caption scores on a split, with two baselines.")
     add_common(parser)
     add_data(parser)
-    parser.add_argument("--name",
+    parser.add_argument("--name", type=plain_name,
                         help="name of the report, eval/<name>.log and .json in the model's folder; default: M2T")
     parser.add_argument("--resume_trans",
                         help="captioning model: a name, a folder, or a checkpoint file; default: the run --name if it "

@@ -56,7 +56,7 @@ def parse_vq_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     data.add_argument("--window_size", type=positive_int, default=64, help="frames of a training window")
     data.add_argument("--time_warp", type=bounded(float, 0, 0.5), default=0.0,
                       help="augmentation: random playback speed from 1 - TIME_WARP to 1 + TIME_WARP")
-    data.add_argument("--add_turn", type=non_negative, default=0.0, metavar="DEGREES",
+    data.add_argument("--add_turn", type=bounded(float, 0, 360), default=0.0, metavar="DEGREES",
                       help="augmentation: random constant turn of up to DEGREES per second, for motions that turn "
                            "differently from the training clips")
     data.add_argument("--feat_bias", type=bounded(float, 0.01), default=5.0,

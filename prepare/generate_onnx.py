@@ -42,8 +42,8 @@ class Generator:
         length = frames // self.settings["frames_of_a_token"]
         cond = self.condition(text)
         ids = np.zeros((1, length, self.settings["layers"]), np.int64)
-        ids[..., 0] = self.base(with_noise(cond, seed, how["text_noise"]), length, stream(seed), how["cond_scale"],
-                                how["temperature"], how["topkr"])
+        noisy = with_noise(cond, seed, how.get("text_noise", 0.0))  # folders exported earlier lack it
+        ids[..., 0] = self.base(noisy, length, stream(seed), how["cond_scale"], how["temperature"], how["topkr"])
         if self.settings["layers"] > 1:
             self.fill_residual(ids, cond, stream(seed, RESIDUAL_STREAM), how["res_cond_scale"],
                                how["res_temperature"], how["topkr"])
@@ -111,8 +111,10 @@ def uniform(random: np.random.RandomState, *shape: int) -> np.ndarray:
 
 def with_noise(cond: np.ndarray, seed: int, scale: float) -> np.ndarray:
     """Add uniform noise to text features (1, c), with an std of ``scale`` times their root mean square."""
-    noise = uniform(stream(seed, TEXT_STREAM), cond.shape[1]) - np.float32(0.5)
-    return cond + np.float32(scale * 12**0.5) * np.sqrt(np.square(cond).mean()) * noise
+    if not scale:
+        return cond
+    noise = uniform(stream(seed, TEXT_STREAM), cond.shape[1]) - 0.5
+    return (cond + scale * 12**0.5 * np.sqrt(np.square(cond, dtype=np.float64).mean()) * noise).astype(np.float32)
 
 
 def draw(logits: np.ndarray, noise: np.ndarray, temperature: float, topkr: float) -> np.ndarray:

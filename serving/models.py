@@ -38,8 +38,9 @@ class Models:
 
     @cached_property
     def fingerprint(self) -> str:
-        """First eight characters of a hash of the generation weights."""
-        return fingerprint(*self.generation, getattr(self.pipeline.text, "fingerprint", ""))[:8]
+        """First eight characters of a hash of the generation weights and sampling settings."""
+        text = getattr(self.pipeline.text, "fingerprint", "")
+        return fingerprint(*self.generation, text, str(self.pipeline.sampling))[:8]
 
 
 def load_models(opt: argparse.Namespace) -> Models:

@@ -101,7 +101,10 @@ def named_captioner(opt: argparse.Namespace, spec: DatasetSpec, device: torch.de
     """Load the captioning model to evaluate: ``--resume-trans``, else the run ``--name``, else the bundled model."""
     name = opt.resume_trans
     if name is None:
-        name = opt.name if opt.name and model_dirs(opt.name, spec.name, opt.checkpoints_dir) else BUNDLED_CAPTIONER
+        found = opt.name and model_dirs(opt.name, spec.name, opt.checkpoints_dir)
+        name = opt.name if found else BUNDLED_CAPTIONER
+        if opt.name and not found:
+            print(f"there is no run {opt.name}; scoring {BUNDLED_CAPTIONER}")
     return load_captioner(name, spec, opt.checkpoints_dir, device, opt.which_epoch)
 
 

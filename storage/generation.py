@@ -387,7 +387,7 @@ def load_text_to_motion(name: str, len_name: str | None, spec: DatasetSpec, chec
 
 
 def _own_sampling(spec: DatasetSpec, *parts: tuple[LoadedNetwork | None, Sequence[str]]) -> Sampling:
-    """Combine the sampling settings of the models. Missing settings have their default values."""
+    """Combine the sampling settings of the models, with defaults for missing ones (see ``released.with_sampling``)."""
     sampling = Sampling()
     for model, names in parts:
         if model is not None:

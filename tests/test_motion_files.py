@@ -64,6 +64,7 @@ def test_bvh_of_another_rate_is_resampled(tmp_path):
 @pytest.mark.parametrize(("name", "array", "complaint"), [
     ("a.npy", np.zeros((10, 251)), "shape"), ("a.npy", np.zeros((22, 3)), "shape (22, 3)"),
     ("a.npy", np.zeros((10, 22, 3)), "zero length"), ("a.npy", walking(30)[:1], "1 frames are too few"),
+    ("a.npy", np.full((10, 263), np.inf), "finite"),
     ("a.npy", with_value(walking(30), (7, 4, 1), np.nan), "frame 7: y of left_knee is not finite (nan)"),
     ("a.npy", with_value(walking(30), (7, 4, 0), 1e30), "frame 7: x of left_knee is too large for any unit (1e+30)"),
     ("a.npy", with_value(FEATURES, (3, 9), 1e30), "row 3: column 9 is too large (1e+30)"),
@@ -150,10 +151,12 @@ ODD = {
     "falls": tilted(figures.standing(60), np.linspace(0, np.pi / 2, 60), "z"),
     "turns over forwards": tilted(figures.standing(60), np.linspace(0, 2 * np.pi, 60), "x"),
     "lies on its back": tilted(figures.kicking("left", 60), -QUARTER, "x"),
+    "lies on its front": tilted(figures.standing(60), QUARTER, "x"),
     "lies on its side": tilted(figures.kicking("right", 60), QUARTER, "z"),
     "kicks": figures.kicking("left"),
     "jumps": figures.jumping(),
     "runs in a circle": figures.walking(80, 4.0, 6.0),
+    "walks backwards": figures.walking(80, -1.2),
     "stands in a handstand": tilted(figures.figure(60, arms=(3.0, 3.0)), np.full(60, np.pi), "x"),
 }
 
@@ -177,7 +180,7 @@ def test_the_axis_of_a_standing_body_is_found(joints: np.ndarray, up: str) -> No
 
 
 def test_a_moment_of_standing_is_enough_not_to_lie() -> None:
-    assert not lies_throughout(ODD["lies down and gets up"])
+    assert not lies_throughout(ODD["lies down and gets up"]) and not lies_throughout(ODD["bows deep throughout"])
     assert lies_throughout(ODD["lies on its back"])
 
 

@@ -263,13 +263,16 @@ def test_texts_and_motions_taken_on_the_device_are_the_items(labelled: int) -> N
     assert data.nbytes == 4 * 3 * (200 + 41 + 60)
 
 
-def test_windows_turn_at_random_constant_rates() -> None:
-    stage = VQStage(nn.Linear(1, 1), options(decoder_only=False, time_warp=0.0, add_turn=60.0), dataset_spec("t2m"),
-                    Normalisation(np.zeros(263, np.float32), np.ones(263, np.float32)), [])
-    batch = torch.rand(50, 8, 263)
-    turns = (stage._augmented(batch, torch.Generator().manual_seed(1), WHOLE) - batch)[..., 0]  # half angles
-    most = np.radians(60 / 20) / 2
+@pytest.mark.parametrize("warp", [0.0, 0.2])
+def test_windows_turn_at_random_constant_rates(warp: float) -> None:
+    normalisation = Normalisation(np.full(263, 0.3, np.float32), np.full(263, 2.0, np.float32))
+    stage = VQStage(nn.Linear(1, 1), options(decoder_only=False, time_warp=warp, add_turn=60.0, window_size=8),
+                    dataset_spec("t2m"), normalisation, [])
+    straight = torch.full((50, 10, 263), -0.15)  # 0 without normalisation
+    turns = normalisation.invert(stage._augmented(straight, torch.Generator().manual_seed(1), WHOLE))[..., 0]
+    most = np.radians(60 / 20) / 2  # half angles
     torch.testing.assert_close(turns, turns[:, :1].expand_as(turns))
+    assert turns.shape == (50, 8 if warp else 10)
     assert turns.abs().max() <= most * 1.001 and turns.min() < -most / 2 and turns.max() > most / 2
 
 

@@ -65,8 +65,7 @@ def _straightest(weight: np.ndarray, pull: np.ndarray) -> np.ndarray:
     """Compute the smoothest displacement (T, 2) near weighted targets.
 
     It minimises squared velocities, ``BEND`` times squared accelerations, and squared distances from the targets p with
-    weights w, where ``weight`` (T,) is w and ``pull`` (T, 2) is w p. A first frame without
-    a target does not move.
+    weights w, where ``weight`` (T,) is w and ``pull`` (T, 2) is w p. A first frame without a target does not move.
     """
     frames = len(weight)
     bands = np.zeros((3, frames))  # upper diagonals of the matrix, the main one last, as in LAPACK

@@ -161,7 +161,7 @@ class TokenStage(Stage):
         load_strictly(self.model, state, path, optional=(FIXED_TABLE,))
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
-        """Compute the loss and accuracy of a batch, weighted by the mean number of predicted positions per sample."""
+        """Compute the loss and accuracy of a batch, and their weight: the mean number of predictions per clip."""
         cond = self._conditions("train", batch["caption"])
         if self.opt.cond_noise:
             noise = UNIT * (batch_slice.rand(generator, *cond.shape) - 0.5).to(cond.device, non_blocking=True)
@@ -206,7 +206,7 @@ class TokenStage(Stage):
     def _validate(self, draw: int, start: int) -> tuple[float, float, int]:
         """Validate on up to ``MASKED_BATCH`` clips, starting at ``start``, with the random stream ``draw``.
 
-        Returns the sums of loss and accuracy over the clips, and the number of clips.
+        Returns the loss and the accuracy, means over predicted positions, times the number of clips, and this number.
         """
         batch = self.batch(self.val_set, start, MASKED_BATCH)
         generator = torch.Generator().manual_seed(stream_seed(self.opt.seed, draw, start))
@@ -239,7 +239,7 @@ class ResidualStage(TokenStage):
 class CaptionLengths(Dataset):
     """Data set of text features (c,) and motion lengths in tokens, one item per text.
 
-    It includes all captions of a clip and up to the same number of random sentences from the language bank.
+    It includes all captions of a clip and up to the same number (at least 1) of random sentences of the bank.
     ``features`` maps each text to its features (c,).
     """
 
