@@ -151,7 +151,6 @@ ODD = {
     "falls": tilted(figures.standing(60), np.linspace(0, np.pi / 2, 60), "z"),
     "turns over forwards": tilted(figures.standing(60), np.linspace(0, 2 * np.pi, 60), "x"),
     "lies on its back": tilted(figures.kicking("left", 60), -QUARTER, "x"),
-    "lies on its front": tilted(figures.standing(60), QUARTER, "x"),
     "lies on its side": tilted(figures.kicking("right", 60), QUARTER, "z"),
     "kicks": figures.kicking("left"),
     "jumps": figures.jumping(),
