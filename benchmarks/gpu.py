@@ -37,7 +37,7 @@ SENTENCES = (1, 32)
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measurement. ``prepare`` returns a job that processes ``count`` prompts or samples."""
+    """Something to measure. ``prepare`` returns a job that processes ``count`` prompts or samples."""
 
     kind: str    # generation or training
     what: str    # sizes and stage

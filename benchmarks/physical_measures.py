@@ -223,7 +223,7 @@ class FootReach:
 
 
 def foot_reach(joints: np.ndarray) -> tuple[FootReach, FootReach]:
-    """Measure the reach and speed of the (left, right) foot."""
+    """Measure the reach and speed of each foot, as (left, right)."""
     ankles = joints[:, list(ANKLES)].astype(np.float64)
     found = []
     for side in range(2):
@@ -305,7 +305,7 @@ def lifted_seconds(joints: np.ndarray) -> tuple[float, float]:
 
 
 def hops(joints: np.ndarray) -> tuple[int, int]:
-    """Count the hops on the (left, right) foot, which leaves the floor while the other foot stays lifted."""
+    """Return the most hops in a row on each foot, as (left, right). The other foot stays lifted meanwhile."""
     lifted, leaving = feet_lifted(joints), feet_lifted(joints, AIR_CLEARANCE)
     left, right = (max((len(list(stretches(leaving[first:end, foot])))
                         for first, end in stretches(lifted[:, 1 - foot])), default=0) for foot in range(2))

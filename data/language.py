@@ -105,7 +105,7 @@ def with_bank(pairs: Sequence[Pair], spec: DatasetSpec) -> list[Pair]:
 
 
 def by_rarest_content(pairs: Sequence[Pair]) -> list[Pair]:
-    """Use the rarest content of each pair as its family. Pairs without contents keep their family."""
+    """Use the rarest content class of each pair as its family. Pairs without contents keep their family."""
     counts = Counter(content for pair in pairs for content in pair.contents)
     return [replace(pair, family=str(min(pair.contents, key=lambda one: (counts[one], one)))) if pair.contents else pair
             for pair in pairs]

@@ -35,7 +35,7 @@ SMOOTH = 11           # frames over which the speed of a body is averaged
 
 @dataclass(frozen=True)
 class Stretch:
-    """Part of a motion: ``count`` frames starting at ``first``. Times of constraints are relative to its start."""
+    """Part of a motion: ``count`` frames starting at ``first``. Times of constraints are relative to ``first``."""
 
     first: int
     count: int

@@ -161,7 +161,7 @@ def reconstruct(tokenizer: nn.Module, motion: torch.Tensor,
 @torch.no_grad()
 def reconstruct_clips(tokenizer: nn.Module, clips: Sequence[np.ndarray], normalisation: Normalisation,
                       layers: int | None = None) -> list[np.ndarray]:
-    """Cut each clip to whole tokens and reconstruct its unnormalised features (T, d)."""
+    """Trim each clip to a whole number of tokens and reconstruct its unnormalised features (T, d)."""
     device = next(tokenizer.parameters()).device
 
     def make(batch: np.ndarray) -> torch.Tensor:
@@ -196,7 +196,7 @@ def score_reconstruction(tokenizer: nn.Module, clips: list[np.ndarray], normalis
                          layers: int | None = None, divide: Divide = apply) -> dict[str, float]:
     """Compute the reconstruction errors of ``tokenizer`` on unnormalised clips (T, d), averaged over all frames.
 
-    - ``mpjpe``: position error per joint with aligned pelvis, in millimetres.
+    - ``mpjpe``: position error per joint with the pelvises aligned, in millimetres.
     - ``root``: distance between the pelvis trajectories, both starting at the origin, in millimetres.
     - ``codebook_use``: fraction of the base layer's codes that are used.
     - ``feature_loss``: mean absolute error of the normalised features.

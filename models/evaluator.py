@@ -123,7 +123,7 @@ class MovementLoss:
 
 
 class MovementAutoEncoder(nn.Module):
-    """Auto-encoder that trains the movement encoder by reconstruction."""
+    """Auto-encoder used to train the movement encoder by reconstruction."""
 
     def __init__(self, dim_pose: int, hidden: int, latent: int) -> None:
         super().__init__()

@@ -276,7 +276,7 @@ def take_positions(x: Tensor, at: Tensor) -> Tensor:
 def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Convert an attention mask to an additive bias in ``dtype``. On the CPU, boolean masks are returned unchanged.
 
-    On other devices, each layer would otherwise convert a boolean mask again and wait for the device.
+    On other devices, this saves each layer from converting a boolean mask itself and waiting for the device.
     """
     if mask is None or mask.is_floating_point():
         return mask if mask is None else mask.to(dtype)

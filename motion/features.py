@@ -323,7 +323,7 @@ def _groups_of(features: Tensor, skeleton: Skeleton) -> FeatureGroups:
 
 
 def _forward(across: Tensor) -> Tensor:
-    """Return y x ``across`` (..., 3), the forward direction: horizontal, and shorter the steeper ``across`` is."""
+    """Return the forward direction, the cross product of the y axis and ``across`` (..., 3), horizontal."""
     across = normalize(across, dim=-1)
     return torch.stack((across[..., 2], torch.zeros_like(across[..., 0]), -across[..., 0]), -1)
 

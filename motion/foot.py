@@ -316,7 +316,7 @@ def _corrections(foot: np.ndarray, still: np.ndarray, ease: float, pins: np.ndar
 def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.ndarray, pins: np.ndarray) -> np.ndarray:
     """Return the foot of a leg (T, N, 3) with the bone lengths in ``pattern``.
 
-    The toe keeps its position in ``joints``. While only the ankle stands or is pinned, the ankle keeps its position
+    The toe keeps its position in ``joints``. In frames where only the ankle is still or pinned, it keeps its position
     instead.
     """
     foot = _feet_from_toe(joints, pattern, leg)
@@ -331,7 +331,7 @@ def _rigid_foot(joints: np.ndarray, pattern: np.ndarray, leg: Leg, still: np.nda
 
 
 def _heel_raised(joints: np.ndarray, pattern: np.ndarray, leg: Leg) -> np.ndarray:
-    """Rotate the foot of a leg (T, N, 3) about its toe where the leg would be straighter than in ``pattern``.
+    """Rotate the foot of a leg (T, N, 3) about its toe in frames where the leg is straighter than in ``pattern``.
 
     The angle of a nearly straight knee changes rapidly with small ankle movements, so full extension is avoided.
     """

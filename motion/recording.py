@@ -133,7 +133,7 @@ def place_recording(bvh: Bvh, mapping: Mapping[str, str | Place] | None = None, 
 def t_pose_ends(joints: np.ndarray, frame_time: float) -> tuple[int, int]:
     """Return the first frame and the end (exclusive) of the motion between a leading and a trailing T-pose.
 
-    ``joints`` (T, 22, 3) may have any axes. The short transition out of a leading T-pose is removed too. Raises
+    ``joints`` (T, 22, 3) may use any axes. The short transition out of a leading T-pose is removed too. Raises
     ``ValueError`` if no motion is left.
     """
     is_t = _t_poses(joints)
@@ -244,5 +244,5 @@ def windows(start: int, end: int, longest: int, overlap: int) -> list[tuple[int,
 
 
 def normalised(joints: np.ndarray) -> np.ndarray:
-    """Move joints (T, 22, 3) to the floor, with the pelvis at the origin and facing +z in frame 0, as float32."""
+    """Move a motion (T, 22, 3) to the floor, with the pelvis above the origin and facing +z in frame 0. float32."""
     return canonical_positions(torch.as_tensor(np.ascontiguousarray(joints), dtype=torch.float32), T2M).numpy()

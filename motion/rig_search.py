@@ -343,7 +343,7 @@ def _hangs(bones: RigBones, rig: KnownRig, joint: str, place: Mapping[int, float
 
 
 def _is_part(bones: RigBones, joint: int, whole: int) -> bool:
-    """Return whether a bone is a twist bone of another bone, judged by its name, or has zero length."""
+    """Return whether a bone is a twist bone of another bone, judging by its name, or has zero length."""
     word, of = (re.sub(r"\d", "", _plain(bones.bvh.names[bone])) for bone in (joint, whole))
     return of in word or any(part in word for part in _PARTS) or not np.any(bones.bvh.offsets[joint])
 

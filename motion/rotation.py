@@ -154,7 +154,8 @@ def bone_directions(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
     The direction of a bone of zero length is derived from other joints. Bones that point sideways in the rest pose
     (hips, collars) follow the shoulder line, or the hip line if the shoulders coincide. Toes point forward, orthogonal
-    to the shin. Any other bone copies the nearest bone in its chain that has a length, first towards the root.
+    to the shin. Any other bone copies the nearest bone of its chain with a length above zero, towards the root if
+    possible.
     """
     bones = _bones(joints, skeleton)
     lengths = bones.norm(dim=-1, keepdim=True)
@@ -207,8 +208,8 @@ def fixed_bones(joints: Tensor, skeleton: Skeleton) -> list[int]:
 def spread_joints(joints: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
     """Lengthen bones of zero length to a tenth of the leg length.
 
-    Returns joints (T, J, 3) and a mask (J,) of the lengthened bones. All bones keep their directions. A body
-    without bones of zero length is returned unchanged.
+    Returns joints (T, J, 3) and a mask (J,) of the lengthened bones. They point as in ``bone_directions``; other
+    bones do not change. A body without bones of zero length is returned unchanged.
     """
     short = coincident(joints, skeleton)
     if not short.any():

@@ -233,7 +233,7 @@ def _of_joined(halves: list[str]) -> list[tuple[str, str]]:
 
 
 class BodyMeasures:
-    """Measurements of joints (T, 22, 3) from which several contents are detected."""
+    """Measurements of joints (T, 22, 3), used to detect kinds of motion (contents)."""
 
     def __init__(self, joints: np.ndarray) -> None:
         self.joints = joints.astype(np.float64)
@@ -287,7 +287,7 @@ def _about_turn(body: BodyMeasures) -> bool:
 
 
 def _kicking_leg(body: BodyMeasures) -> str:
-    """Return the side of the foot that rises by at least 0.45 m and 0.25 m more than the other, "" if unclear."""
+    """Return the side of the foot that rises by at least 0.45 m, and 0.25 m higher than the other, or ""."""
     floor = body.joints[:, ANKLES, 1].min()
     left, right = (body.joints[:, ankle, 1].max() - floor for ankle in ANKLES)
     if max(left, right) < 0.45 or abs(left - right) < 0.25:

@@ -246,7 +246,7 @@ def download_models(opt: argparse.Namespace) -> None:
 
 
 def download_archive(opt: argparse.Namespace) -> None:
-    """Download the archive ``opt.what`` from ``opt.source`` and install its files."""
+    """Install the files of the archive ``opt.what``, which is downloaded from ``opt.source`` or is a local file."""
     published = ARCHIVES[opt.what]
     if opt.source is None:
         raise InputError(f"no address is known for the {opt.what}: set --source to the address in prepare/download_"

@@ -261,8 +261,8 @@ def _begin_mappings(out: Path, unknown: dict[str, dict], result: Imported) -> No
 def _vote(stances: dict[str, Stance]) -> dict[str, str]:
     """Return the most frequent up axis in each folder. Ties are resolved in the order of ``UP_AXES``.
 
-    Unsure stances count only if a folder has no sure ones, and only those with y up: the bodies lie on the floor or are
-    sometimes upright along y.
+    Unsure stances count only if a folder has no sure ones, and only those with y up, of a
+    body that may be lying down or is upright along y part of the time.
     """
     votes: dict[str, Counter] = defaultdict(Counter)
     for sure in (True, False):
@@ -356,7 +356,7 @@ class _Ids:
 
 
 def _write_report(out: Path, ids: _Ids, result: Imported) -> None:
-    """Write the clip sources and the refused files.
+    """Write the lists of clip sources and of refused files.
 
     Removes clips that an earlier import created from the same files, unless this import has created them again.
     """

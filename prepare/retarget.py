@@ -125,7 +125,7 @@ def _alignment(bone: str, source: Mapping[str, np.ndarray], rest: Mapping[str, n
 
 def _reach(side: str, hip: np.ndarray, ankle: np.ndarray, source: SourceRecording, rest: Mapping[str, np.ndarray],
            turns: dict[str, np.ndarray]) -> None:
-    """Rotate thigh and shin to reach from ``hip`` (T, 3) to ``ankle`` (T, 3). The knee points as in the source."""
+    """Rotate thigh and shin to reach from ``hip`` (T, 3) to ``ankle`` (T, 3). The knee keeps its direction."""
     thigh, shin, foot = (f"{side}{bone}" for bone in ("UpLeg", "Leg", "Foot"))
     upper, lower = (np.linalg.norm(rest[end] - rest[start]) for start, end in ((thigh, shin), (shin, foot)))
     along = _unit(ankle - hip)
@@ -143,7 +143,7 @@ def _reach(side: str, hip: np.ndarray, ankle: np.ndarray, source: SourceRecordin
 
 def _toes(side: str, ankle: np.ndarray, floor: float, rest: Mapping[str, np.ndarray],
           turns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return toe rotations (T, 3, 3): the foot's rotations, bent up where the tip would be lower than at rest."""
+    """Return toe rotations (T, 3, 3): the foot's rotations, but with the tip no lower than at rest."""
     foot, toe, tip = (f"{side}{bone}" for bone in ("Foot", "Toe", "ToeEnd"))
     length = np.linalg.norm(rest[tip] - rest[toe])
     stiff = turns[foot] @ (rest[tip] - rest[toe]) / length

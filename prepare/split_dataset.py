@@ -1,4 +1,4 @@
-"""Split a data set by recording, into ROOT/{train,val,test,train_val,all}.txt.
+"""Split a data set into ROOT/{train,val,test,train_val,all}.txt, keeping the clips of a recording together.
 
     python prepare/split_dataset.py ROOT [--val 0.05 --test 0.15] [--group REGEX] [--stratify REGEX]
 """

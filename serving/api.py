@@ -50,7 +50,7 @@ def add_api(desk: Desk) -> None:
         return job(request, work)
 
     def v1_make(ask: dict, request: gr.Request, formats: list[str] = ["bvh"]) -> dict:  # noqa: B006
-        """Generate the motion of an "ask" from motions.json: a prompt, an edit or a timeline."""
+        """Generate the motion described by an "ask" object, as in motions.json: a prompt, an edit or a timeline."""
 
         def work(owner: str) -> dict:
             record, model = ask, None

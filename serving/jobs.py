@@ -66,7 +66,7 @@ class Jobs:
     Args:
         most: maximum number of waiting and running jobs.
         per_visitor: maximum number of jobs of one visitor in the queue.
-        per_minute: maximum number of jobs that a visitor may start per minute.
+        per_minute: maximum number of jobs that a visitor may submit per minute.
     """
 
     def __init__(self, most: int = 17, per_visitor: int = 2, per_minute: int = 60,

@@ -29,7 +29,7 @@ class Card:
 
 
 def theme() -> gr.themes.Base:
-    """Return a theme with the colours of the viewer and system fonts."""
+    """Return a theme with system fonts and the colours of the viewer."""
     letters = ["ui-sans-serif", "system-ui", "sans-serif"]
     default = gr.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", radius_size="lg",
                                 font=letters, font_mono=["ui-monospace", "Consolas", "monospace"])

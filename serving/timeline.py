@@ -117,7 +117,7 @@ def _check(ask: Ask, tokens: Sequence[tuple[int, int]]) -> None:
 
 def _track(editor: MotionEditor, parts: Sequence[tuple[str, int]], seed: int, spans: Sequence[tuple[int, int]],
            blocks: Sequence[Block], remakes: Sequence[Remake], sampling: Sampling) -> np.ndarray:
-    """Generate the features (T, d) of a track, then regenerate its blocks."""
+    """Generate the features (T, d) of a track, then apply ``remakes``, each of which regenerates one block."""
     features = editor.pipeline.features_of([editor.generate(parts, seed, sampling)])[0]
     for remake in remakes:
         part = TimelinePart(*spans[remake.block], blocks[remake.block].text)

@@ -143,7 +143,7 @@ def read_state(path: Path, keys: Sequence[Key]) -> dict[str, Tensor]:
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
-    """Load a state dict into ``model``. Raises ``InputError`` if ``incompatible_keys`` finds any."""
+    """Load a state dict into ``model``. Raises ``InputError`` for ``incompatible_keys``."""
     if parts := incompatible_keys(model, state, optional):
         raise InputError(f"{path} does not match this model; {'; '.join(parts)}")
     own = model.state_dict()

@@ -42,8 +42,8 @@ class Stage(nn.Module):
     """Base class of training stages: a model with its loss and validation.
 
     ``forward(batch, generator, batch_slice)`` returns scalars keyed by name: ``"loss"``, optionally ``"weight"`` (see
-    ``StepMetrics``), and others to log. It should take all random numbers except dropout from ``generator`` through
-    ``batch_slice``, so that they depend on the seed and the step only.
+    ``StepMetrics``), and others to log. It should draw all random numbers, except those for dropout, from ``generator``
+    with ``batch_slice``, so that they depend on the seed and the step only.
     """
 
     name: str                 # name of the stage, also of its folder under log/

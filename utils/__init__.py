@@ -69,7 +69,7 @@ def cpu_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup"
 
 
 def _groups(root: Path, membership: Path) -> list[Path]:
-    """Return the folders of this process's CPU control groups and of their parents. The root is always included."""
+    """Return the folders of this process's CPU control groups and their parents, or an empty list."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:  # not Linux

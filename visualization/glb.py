@@ -64,7 +64,7 @@ SIDES_OF_A_TUBE, RINGS_OF_A_CAP = 16, 4
 
 @dataclass(frozen=True)
 class Part:
-    """A capsule from joint ``start`` to joint ``end`` or, with ``past``, between these two distances beyond ``end``."""
+    """A capsule from joint ``start`` to joint ``end`` or, if ``past`` is given, at these distances beyond ``end``."""
 
     start: int
     end: int

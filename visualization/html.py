@@ -56,7 +56,7 @@ class PageMotion:
 
 def write_page(path: str | Path, motions: Sequence[PageMotion], skeleton: Skeleton, fps: float,
                title: str = "Motions") -> None:
-    """Write the page. Raises ``ValueError`` without motions, or if joints are not finite or have a wrong shape."""
+    """Write the page. Raises ``ValueError`` for an empty list or joints that are not finite or of the wrong shape."""
     write_text(path, make_page(motions, skeleton, fps, title))
 
 

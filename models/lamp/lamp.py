@@ -70,7 +70,7 @@ class MirroredNegatives:
 
 @dataclass(frozen=True)
 class AlsoTrue:
-    """Additional positive pairs, which must not be used as negatives. ``all`` is the size of the whole batch."""
+    """Other matching pairs, which must not be used as negatives. In shapes, ``all`` is the size of the whole batch."""
 
     text: Tensor    # (b, all) bool, whether local text i describes motion j
     motion: Tensor  # (b, all) bool, whether text j describes local motion i

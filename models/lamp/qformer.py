@@ -232,7 +232,7 @@ class QFormer(nn.Module):
 
 
 def _keys(mask: Tensor | None) -> Tensor | None:
-    """Expand a padding mask (b, s) to (b, 1, 1, s)."""
+    """Expand a mask (b, s) of visible keys to (b, 1, 1, s)."""
     return None if mask is None else mask.bool()[:, None, None, :]
 
 

@@ -1,4 +1,4 @@
-"""Masked transformer, which generates base-layer tokens (MaskGIT, MoMask, LaMP), and published text encoders."""
+"""Masked transformer, which generates base-layer tokens (MaskGIT, MoMask, LaMP). Also published text encoders."""
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -335,7 +335,7 @@ class StaticBatch:
         return x[torch.tensor(filled, device=x.device)]
 
     def pick(self, things: Sequence[T]) -> list[T]:
-        """Select the items of this batch from a sequence with one item per sample."""
+        """Select the items of this batch from a sequence with one item per sample. Repeats the last up to ``size``."""
         return [things[row] for row in self.rows] + [things[self.rows[-1]]] * (self.size - len(self.rows))
 
     def take_tokens(self, ids: Tensor) -> Tensor:

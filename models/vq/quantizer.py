@@ -168,8 +168,8 @@ class EmaQuantizer(nn.Module):
                n: int, layer: int) -> Tensor:
         """Accumulate statistics of ``rows`` (r, dim), n per clip, and update the codebook after the last micro-batch.
 
-        ``ids`` (r,) are the codes of ``rows``, and ``uses`` (codes,) is how often each code is used. Returns the uses
-        in the whole batch if this is the last micro-batch, else ``uses``.
+        ``ids`` (r,) are the codes of ``rows``, and ``uses`` (codes,) is how often each code is used. Returns the counts
+        for the whole batch if this is the last micro-batch, else ``uses``.
         """
         dim = self.codebook.shape[1]
         if batch_slice.total is None:

@@ -52,7 +52,7 @@ class CaptionStage(Stage):
                 **side_scores(captions, references)}
 
     def _validate(self, start: int) -> tuple[float, float, list[str]]:
-        """Compute the sums of loss and accuracy over a batch of clips, and generate their captions."""
+        """Compute the summed loss and accuracy of a batch of clips, and generate their captions."""
         batch = self.batch(self.val_set, start, VALIDATION_BATCH)
         result = self.model.loss(batch["motion"], batch["m_len"], batch["caption"])
         captions = self.model.write(batch["motion"], batch["m_len"], Writing(num_beams=1))

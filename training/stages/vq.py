@@ -45,7 +45,7 @@ class VQStage(Stage):
         return self
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Return all parameters, frozen or not, so that a run can be resumed with --decoder_only."""
+        """Return all parameters, frozen or not, so that --is_continue can switch to --decoder_only."""
         return [{"params": list(self.model.parameters()), "weight_decay": weight_decay}]
 
     def forward(self, batch: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> dict[str, Tensor]:
