@@ -26,7 +26,7 @@ _MARKERS = ("the file contains markers, not joints; solve a skeleton in your cap
 REFUSED = {".c3d": _MARKERS, ".trc": _MARKERS, SKELETON: "a skeleton without motion; use the .amc file instead"}
 UNITS = {"metre": 1.0, "centimetre": 0.01, "millimetre": 0.001}  # supported units of joints, in metres
 LEG = 0.8            # m: typical length of a leg, from which the unit is detected
-_WANTED = f"a motion is a {' or a '.join(MOTION_SUFFIXES)} file"
+_WANTED = f"a motion is a {', '.join(MOTION_SUFFIXES[:-1])} or {MOTION_SUFFIXES[-1]} file"
 SAME_RATE = 0.01     # relative difference below which frame rates count as equal
 
 

@@ -129,7 +129,7 @@ def evaluator_config(state: State) -> EvaluatorConfig:
 
 
 def length_estimator(state: State) -> LengthEstimator:
-    """Create a length estimator with sizes inferred from ``state``. Raises ``ValueError`` if linear layers are missing."""
+    """Create a length estimator with sizes inferred from ``state``. Raises ``ValueError`` if it lacks linear layers."""
     shapes = _linear_shapes(state)
     if not shapes:
         raise ValueError("no layers output.<number>.weight")

@@ -74,7 +74,7 @@ def test_bvh_of_another_rate_is_resampled(tmp_path):
     ("a.npy", joints_to_features(walking(30) * [-1, 1, 1], T2M).numpy(), "left and right are swapped"),
     ("a.npy", LYING, "either this axis is up, or the body is lying; rotate it so that y is up, or set the axis"),
     ("a.npy", np.array(["x"]), "real numbers"), ("a.npy", None, "missing"), ("a.bvh", None, "cannot read"),
-    ("a.bvh", b"HIERARCHY\nROOT", "line 2"), ("a.fbx", b"", ".npy or a .bvh"),
+    ("a.bvh", b"HIERARCHY\nROOT", "line 2"), ("a.fbx", b"", ".npy, .bvh or .amc"),
     ("a.asf", b"", "a.asf: a skeleton without motion"), ("a.amc", b"", "no skeleton file found: put a.asf next to it"),
 ])
 def test_invalid_motions_are_reported_in_one_line_with_their_path(tmp_path, name, array, complaint):

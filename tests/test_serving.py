@@ -240,7 +240,7 @@ WRONG: dict[str, tuple[Do, str]] = {
     "twice": (lambda shop, at: edit(shop, upload(at, "a.npy"), "2,5 4,6"), "overlap"),
     "long upload": (lambda shop, at: shop.source(upload(at, "long.npy", 2500), None), "lasts 125 s; the maximum is"),
     "large upload": (lambda shop, at: shop.source(sent(at, "large.bvh", 2**24 + 1), None), "large.bvh is larger than"),
-    "picture": (lambda shop, at: shop.source(sent(at, "me.png", 9), None), "me.png: a motion is a .npy or"),
+    "picture": (lambda shop, at: shop.source(sent(at, "me.png", 9), None), "me.png: a motion is a .npy, .bvh or .amc"),
     "captions": (lambda shop, at: shop.caption(shop.source(upload(at, "a.npy"), None), 6, False, 0),
                  "captions must be from 1"),
     "nothing here": (lambda shop, _: shop.search("walk", None, (), 3), "nothing has been generated yet"),
