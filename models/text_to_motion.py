@@ -18,13 +18,13 @@ from models.layers import EncoderLayer, can_pack, choose_linear, initialise, is_
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
 from models.transformers.trunk import (
-    UNIT,
     GraphCache,
     OutputProcess,
     Trunk,
     default_rows,
     sample_generators,
     static_batches,
+    unit_noise,
 )
 from models.vq.model import RVQVAE, Decoder, Encoder, HumanVQVAE
 from models.vq.quantizer import EmaQuantizer
@@ -229,7 +229,7 @@ class TextToMotion:
         streams = sample_generators([stream_seed(seed, *([number] if stream else [])) for seed in seeds])
         # Additive attention reads padding, so only samples of equal length may share a forward pass.
         base_rows = sampling.group_rows or default_rows(is_packed(self.transformer))
-        cond = with_noise(features(self.text, texts), seeds, sampling.text_noise)
+        cond = noisy_features(features(self.text, texts), seeds, sampling.text_noise)
         ids = self.transformer.generate(
             cond, lengths, streams, replace(sampling, group_rows=base_rows),
             known=None if known is None else known[..., 0],
@@ -313,7 +313,7 @@ def load(name: str = "t2m_demo", *, len_name: str | None = "len_demo", res_name:
     return pipeline
 
 
-def with_noise(cond: Tensor, seeds: Sequence[int], scale: float) -> Tensor:
+def noisy_features(cond: Tensor, seeds: Sequence[int], scale: float) -> Tensor:
     """Add uniform noise to text features (b, c), each row from its own seed.
 
     The std of the noise is ``scale`` times the root mean square of the row. Raises ``ValueError`` for another number of
@@ -324,9 +324,9 @@ def with_noise(cond: Tensor, seeds: Sequence[int], scale: float) -> Tensor:
     if len(seeds) != len(cond):
         raise ValueError(f"{len(cond)} text features and {len(seeds)} seeds differ in number")
     streams = sample_generators([stream_seed(seed, TEXT_STREAM) for seed in seeds])
-    noise = torch.stack([torch.rand(cond.shape[1], generator=stream) for stream in streams]).to(cond.device)
+    noise = unit_noise(torch.stack([torch.rand(cond.shape[1], generator=stream) for stream in streams]).double())
     rms = cond.double().square().mean(1, keepdim=True).sqrt()  # double: it must not depend on the number of rows
-    return (cond + scale * UNIT * rms * (noise - 0.5)).to(cond.dtype)
+    return (cond + scale * rms * noise.to(cond.device)).to(cond.dtype)
 
 
 class _Features:

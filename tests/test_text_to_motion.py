@@ -13,7 +13,7 @@ from models.config import BASE_SAMPLING, LENGTH_SAMPLING, RESIDUAL_SAMPLING, Sam
 from models.layers import can_pack, is_packed, pack_linears
 from models.motion_edit import CONTEXT, FADE, MotionEditor, next_window, splice
 from models.motion_edit import TimelinePart as Part
-from models.text_to_motion import LengthEstimator, Sample, TextToMotion, load, with_noise
+from models.text_to_motion import LengthEstimator, Sample, TextToMotion, load, noisy_features
 from models.transformers.trunk import sample_generators
 from motion.bvh import read_bvh
 from motion.features import joints_to_features
@@ -120,13 +120,13 @@ def toy_pipeline(toy_models: Path) -> TextToMotion:
 
 def test_noise_on_text_features_depends_on_the_seed_and_has_the_given_size() -> None:
     cond = torch.arange(1, 1201).float().view(3, 400)
-    noisy = with_noise(cond, [5, 6, 5], 0.2)
+    noisy = noisy_features(cond, [5, 6, 5], 0.2)
     noise = (noisy - cond) / cond.square().mean(1, keepdim=True).sqrt()
-    assert torch.equal(with_noise(cond[1:2], [6], 0.2), noisy[1:2])
-    assert torch.equal(with_noise(cond, [5, 6, 5], 0), cond)
+    assert torch.equal(noisy_features(cond[1:2], [6], 0.2), noisy[1:2])
+    assert torch.equal(noisy_features(cond, [5, 6, 5], 0), cond)
     torch.testing.assert_close(noise[0], noise[2], rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="3 text features and 1 seeds"):
-        with_noise(cond, [5], 0.2)
+        noisy_features(cond, [5], 0.2)
     assert noise.mean(1).abs().max() < 0.03 and torch.allclose(noise.std(1), torch.full((3,), 0.2), rtol=0.1)
 
 

@@ -130,7 +130,9 @@ class Trunk(nn.Module):
             given = "".join(f"{len(each)} rows of tokens, " for each in tokens)
             raise ValueError(f"{given}{len(cond)} text features, {len(token_lens)} lengths and {len(generators)} "
                              "generators differ in number")
-        return require_tokens(list(map(int, token_lens)))
+        lengths = list(map(int, token_lens))
+        require_tokens(lengths)
+        return lengths
 
     def sampling_inputs(self, batch: "StaticBatch", cond: Tensor, negative: Tensor | None, token_lens: Sequence[int],
                         generators: Sequence[torch.Generator], rounds: int, classes: Sequence[int],
@@ -262,7 +264,6 @@ def needed_width(token_lens: Tensor, length: int) -> int:
 
 
 SMALLEST_TEMPERATURE = 1e-10
-UNIT = 12**0.5  # width of a uniform distribution with unit variance
 ROUNDING = 1e-9  # tolerance for rounding errors: a threshold of 1 - 1/classes keeps one class, not two
 
 
@@ -274,6 +275,11 @@ def cosine_mask_ratio(progress: Tensor) -> Tensor:
 def sample_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """Create one generator per seed, on the CPU, so that a seed gives the same noise on every device."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def unit_noise(uniform: Tensor) -> Tensor:
+    """Shift and scale uniform random numbers in [0, 1) to mean 0 and variance 1."""
+    return 12**0.5 * (uniform - 0.5)
 
 
 def kept_classes(classes: int, thres: float) -> int:
@@ -350,11 +356,10 @@ def default_rows(independent: bool) -> int:
     return PACKED_ROWS if independent else 1
 
 
-def require_tokens(token_lens: Sequence[int]) -> Sequence[int]:
-    """Return ``token_lens`` unchanged. Raises ``ValueError`` for a length below 1."""
+def require_tokens(token_lens: Sequence[int]) -> None:
+    """Raise ``ValueError`` for a length below 1."""
     if min(token_lens, default=1) < 1:
         raise ValueError(f"every sample needs at least one token, not {min(token_lens)}")
-    return token_lens
 
 
 def static_batches(token_lens: Sequence[int], device: torch.device, rows: int | None = None, exact: bool = False,
@@ -365,7 +370,8 @@ def static_batches(token_lens: Sequence[int], device: torch.device, rows: int | 
     are ``independent``, all batches have exactly ``rows`` rows, so that rounding errors do not depend on the number of
     samples. Raises ``ValueError`` for a length below 1.
     """
-    token_lens, rows = require_tokens(token_lens), rows or default_rows(independent)
+    require_tokens(token_lens)
+    rows = rows or default_rows(independent)
     if rows == 1 and not independent:
         return [StaticBatch([row], 1, length) for row, length in enumerate(token_lens)]
     step = 1 if exact else CPU_STEP if device.type == "cpu" else LENGTH_STEP

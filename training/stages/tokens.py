@@ -30,7 +30,7 @@ from models.lamp.features import TextEncoder, encode_texts
 from models.text_to_motion import LengthEstimator, Sample, Sampling, TextToMotion
 from models.transformers.mask_transformer import MaskTransformer
 from models.transformers.residual import ResidualTransformer
-from models.transformers.trunk import FIXED_TABLE, UNIT, TokenLoss, sample_generators
+from models.transformers.trunk import FIXED_TABLE, TokenLoss, sample_generators, unit_noise
 from storage.checkpoint import load_strictly
 from storage.generation import LoadedTokenizer, load_text_encoder, load_tokenizer
 from training.runs import divide, settle_lamp
@@ -164,7 +164,7 @@ class TokenStage(Stage):
         """Compute the loss and accuracy of a batch, and their weight: the mean number of predictions per clip."""
         cond = self._conditions("train", batch["caption"])
         if self.opt.cond_noise:
-            noise = UNIT * (batch_slice.rand(generator, *cond.shape) - 0.5).to(cond.device, non_blocking=True)
+            noise = unit_noise(batch_slice.rand(generator, *cond.shape)).to(cond.device, non_blocking=True)
             self.spread = self.spread.to(cond.device)
             cond = cond + self.opt.cond_noise * self.spread * noise
         if "motion" in batch:
