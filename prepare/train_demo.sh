@@ -96,16 +96,20 @@ stage train_lamp.py lamp_demo 407 @configs/demo/lamp.txt --vq_name vq_demo --ini
 together
 
 # Both token transformers, on the same texts; the masked one with noise on its text features, for unseen words. Like the
-# length estimator, they are trained on the text features of lamp_start, and used with those of lamp_demo.
+# length estimator, they are trained on the text features of lamp_start; copies of the runs use those of lamp_demo.
 tokens=(--vq_name vq_demo --lamp_name lamp_start --evaluator none)
-beside stage train_t2m_transformer.py t2m_demo "$t2m_steps" @configs/demo/t2m.txt "${tokens[@]}" "${t2m[@]}"
-beside stage train_res_transformer.py res_demo "$res_steps" @configs/demo/res.txt "${tokens[@]}" "${res[@]}"
-beside stage train_len_estimator.py len_demo "$len_steps" @configs/demo/len.txt --lamp_name lamp_start "${len[@]}"
+beside stage train_t2m_transformer.py t2m_start "$t2m_steps" @configs/demo/t2m.txt "${tokens[@]}" "${t2m[@]}"
+beside stage train_res_transformer.py res_start "$res_steps" @configs/demo/res.txt "${tokens[@]}" "${res[@]}"
+beside stage train_len_estimator.py len_start "$len_steps" @configs/demo/len.txt --lamp_name lamp_start "${len[@]}"
 # Motion to text: a small GPT with the frozen LaMP as its prefix.
 beside stage train_m2t.py m2t_demo "$m2t_steps" @configs/demo/m2t.txt --vq_name vq_demo --lamp_name lamp_demo \
     "${m2t[@]}"
 together
-sed -i 's/^lamp_name: lamp_start$/lamp_name: lamp_demo/' checkpoints/t2m/{t2m,res,len}_demo/opt.txt
+for model in t2m res len; do
+    rm -rf "checkpoints/t2m/${model}_demo"
+    cp -r "checkpoints/t2m/${model}_start" "checkpoints/t2m/${model}_demo"
+    sed "s/_start$/_demo/" "checkpoints/t2m/${model}_start/opt.txt" > "checkpoints/t2m/${model}_demo/opt.txt"
+done
 
 # Familiarity of prompts, to report those unlike the training texts.
 "$python" prepare/familiarity.py --lamp_name lamp_demo --data_root "$data"
